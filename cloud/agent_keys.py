@@ -24,7 +24,7 @@ from cloud.node_agent import node_key
 from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("cloud")
 
 CHALLENGE_SECONDS: Final = 60.0
 """How long a challenge is good for."""
@@ -96,15 +96,15 @@ class NodeKeys:
         try:
             proved = await self._proved(node, body)
         except Denied as error:
-            log.warning("node_key.refused", node=node[:64], why=str(error))
+            log.warning("node_key.refused", node=node[:64], reason=str(error))
             return self._refuse(401, "not proved to be this node")
         except (CloudError, TimeoutError) as error:
-            log.warning("node_key.not_judged", node=node[:64], why=str(error))
+            log.warning("node_key.check_failed", node=node[:64], reason=str(error))
             return self._refuse(503, "the proof cannot be judged now; ask again")
         finally:
             self._judging -= 1
         self.given += 1
-        log.info("node_key.given", node=proved)
+        log.info("node_key.issued", node=proved)
         return web.json_response({"key": node_key(self._secret, proved).hex(), "agent": agent_program()})
 
     async def _proved(self, node: str, body: bytes) -> str:

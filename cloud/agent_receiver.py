@@ -34,7 +34,7 @@ from policies.gpu_readings import MOST_XIDS, GpuReading, NodeGpus, Xid
 from policies.model import Confidence, Notice, NoticeKind
 from policies.starts import NodeStart
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("cloud")
 
 MOST_BYTES: Final = 64 * 1024
 """Bytes of one report."""
@@ -285,7 +285,7 @@ class AgentReceiver:
         self.refused[refused.word] += 1
         if self.refused[refused.word] & (self.refused[refused.word] - 1) == 0:  # ever more rarely
             log.warning(
-                "node_report.refused", node=node[:64], why=refused.word, so_far=self.refused[refused.word]
+                "node_report.refused", node=node[:64], reason=refused.word, total=self.refused[refused.word]
             )
         answer = web.Response(
             status=refused.status,

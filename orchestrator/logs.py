@@ -87,7 +87,7 @@ class LogWriter(logging.Handler):
                 left = memoryview((line + "\n").encode("utf-8", "backslashreplace"))
                 while left:
                     left = left[os.write(self._descriptor, left) :]
-        except (OSError, ValueError):  # the other end is closed: nobody is left to be told
+        except (OSError, ValueError):  # the other end is closed
             self.dropped += 1
             self._reported += 1
 
@@ -107,6 +107,7 @@ def configure_logging(
     shared: list[_Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
@@ -124,7 +125,7 @@ def configure_logging(
     colours = terminal and "NO_COLOR" not in os.environ
     writer.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *(_json_renderers() if as_json else _console_renderers(colours)),
@@ -158,7 +159,7 @@ def _console_renderers(colours: bool) -> list[_Processor]:
 
 
 def _to_json(event: MutableMapping[str, Any], **_: Any) -> str:
-    first = ("timestamp", "level", "event")
+    first = ("timestamp", "level", "logger", "event")
     ordered = {key: event[key] for key in first if key in event}
     return orjson.dumps(
         ordered | {key: value for key, value in event.items() if key not in ordered},

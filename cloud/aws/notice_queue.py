@@ -25,7 +25,7 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("aws")
 
 BATCH: Final = 10
 """Messages of one call, the most that SQS allows."""
@@ -213,7 +213,7 @@ class QueueNotices:
                 async with asyncio.timeout(_CLOSE_WITHIN):
                     await self._sweeping
             except TimeoutError:
-                log.warning("notice_queue.not_deleted", queue=self.name, messages=len(self._doomed))
+                log.warning("notice_queue.delete_failed", queue=self.name, messages=len(self._doomed))
 
     # -- receiving ---------------------------------------------------------------------------------
 
@@ -304,7 +304,7 @@ class QueueNotices:
         except Exception as error:  # whatever it is, the next time may work
             self.counts.failures += 1
             log.warning(
-                "notice_queue.reservation_unread",
+                "reservation.read_failed",
                 queue=self.name,
                 reservation=ends.reservation,
                 error=f"{type(error).__name__}: {error}",
@@ -354,10 +354,10 @@ class QueueNotices:
             self.counts.unparseable += 1
             if self.counts.unparseable & (self.counts.unparseable - 1) == 0:
                 log.warning(
-                    "notice_queue.unparseable",
+                    "notice_queue.parse_failed",
                     queue=self.name,
                     reason=parsed.reason,
-                    so_far=self.counts.unparseable,
+                    total=self.counts.unparseable,
                 )
         else:
             self.counts.foreign += 1
@@ -371,11 +371,11 @@ class QueueNotices:
         self.last_error = f"{type(error).__name__}: {error}"
         if self._failing_since is None:
             self._failing_since = self._clock.now()
-            log.error("notice_queue.unreadable", queue=self.name, error=self.last_error)
+            log.error("notice_queue.read_failed", queue=self.name, error=self.last_error)
 
     def _recovered(self) -> None:
         if self._failing_since is not None:
-            log.info("notice_queue.readable", queue=self.name, after=self._clock.now() - self._failing_since)
+            log.info("notice_queue.recovered", queue=self.name, after=self._clock.now() - self._failing_since)
             self._failing_since, self.last_error = None, ""
 
     # -- deleting ----------------------------------------------------------------------------------

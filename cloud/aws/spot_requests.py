@@ -22,7 +22,7 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("aws")
 
 PAGE: Final = 200
 MOST_PAGES: Final = 500
@@ -209,7 +209,7 @@ class SpotRequestNotices:
         """Remember how the last look went; log when that changes."""
         self.failures += 1 if error else 0
         if error and not self.last_error:
-            log.error("spot_requests.unreadable", source=self.name, error=error)
+            log.error("spot_requests.read_failed", source=self.name, error=error)
         elif self.last_error and not error:
-            log.info("spot_requests.readable", source=self.name)
+            log.info("spot_requests.recovered", source=self.name)
         self.last_error = error

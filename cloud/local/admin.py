@@ -45,7 +45,7 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import InstanceState, Market
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("local")
 
 _STRICT = ConfigDict(extra="forbid")
 Order = TypeVar("Order")
@@ -250,7 +250,11 @@ class Admin:
         async def handle(request: web.Request) -> web.StreamResponse:
             order = adapter.validate_json(await request.read() or b"{}")
             answer = obey(order)
-            log.info("admin", order=name, **{key: str(value) for key, value in _fields(order).items()})
+            log.info(
+                "admin_order.applied",
+                order=name,
+                **{key: str(value) for key, value in _fields(order).items()},
+            )
             return web.json_response(answer or {})
 
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]] = handle

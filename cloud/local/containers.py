@@ -20,7 +20,7 @@ from cloud.logger import structlog
 from cloud.node_boot import read
 from cloud.ports import Container
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("local")
 
 _HELPER: Final = (sys.executable, "-I", "-m", "cloud.local.container_process")
 _SWEEP: Final = "sweep "  # begins no node's id
@@ -102,5 +102,5 @@ class Containers:
         )
         _, said = await process.communicate()
         if process.returncode:
-            log.warning("container_not_removed", name=name, error=said.decode(errors="replace").strip())
+            log.warning("container.remove_failed", name=name, error=said.decode(errors="replace").strip())
         return not process.returncode

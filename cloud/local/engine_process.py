@@ -13,7 +13,7 @@ from cloud.local.processes import dying_with_parent, members, start_time
 from cloud.logger import structlog
 from cloud.ports import CONSOLE_MOST, console_end
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("local")
 
 _READ = 4 * CONSOLE_MOST
 """Bytes that are read of the end of an output: what is cut from it may be escape sequences."""
@@ -132,4 +132,4 @@ def bound_log(path: Path, most: int) -> None:
             _moved(path).write_bytes(file.read())
             file.truncate(0)
     except OSError as error:
-        log.warning("log_not_bounded", path=str(path), error=str(error))
+        log.warning("engine_log.trim_failed", path=str(path), error=str(error))

@@ -46,7 +46,7 @@ from cloud.ports import Clock, LaunchRequest
 from policies.model import InstanceState, Market, Placement
 from policies.starts import NodeStart
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("local")
 
 _TOKEN_LENGTH = 64
 
@@ -115,10 +115,10 @@ class Machines:
             raise NotFound(f"no instance {node!r}")
         if machine.engine_at is None:
             return None
-        log = StartLog()
+        start = StartLog()
         for line in read_beginning(self.log_path(node), machine.log_from):
-            log.take(line)
-        told, stages = log.told(), [("start", machine.engine_at)]
+            start.take(line)
+        told, stages = start.told(), [("start", machine.engine_at)]
         if machine.command.container is not None:
             own = self._containers.stages(self._directory(node), machine.engine_at)
             stages = [("checks", machine.engine_at), *own]
@@ -158,7 +158,7 @@ class Machines:
         )
         self._table.put(machine)
         self._begin_boot(machine.id)
-        log.info("launched", node=machine.id, placement=str(machine.placement), host=machine.host)
+        log.info("machine.launched", node=machine.id, placement=str(machine.placement), host=machine.host)
         return machine
 
     def terminate(self, node: str) -> None:
@@ -392,7 +392,7 @@ class Machines:
         except OSError as error:
             # As on a real machine: it is up, the service on it could not start.
             self._table.put(replace(machine, engine_exit=127))
-            log.warning("engine_not_started", node=machine.id, error=str(error))
+            log.warning("engine.start_failed", node=machine.id, error=str(error))
         else:
             self._guard.began(process.pid)
             self._table.put(replace(machine, group=process.pid, leader_began=start_time(process.pid)))
@@ -410,7 +410,7 @@ class Machines:
         if machine is not None and machine.state is InstanceState.RUNNING and machine.group == group:
             self._table.put(replace(machine, engine_exit=code))
             self._containers.remove(node, machine.command.container)  # the process may have been killed
-            log.info("engine_exited", node=node, code=code)
+            log.info("engine.exited", node=node, code=code)
 
     def _begin_ending(self, node: str, final: InstanceState) -> None:
         if (boot := self._boots.pop(node, None)) is not None:
@@ -487,5 +487,5 @@ class Machines:
         )
         self._table.put(machine)
         self._on_down(machine)
-        log.info("ended", node=node, state=str(final), reason=reason)
+        log.info("machine.ended", node=node, state=str(final), reason=reason)
         return machine

@@ -23,7 +23,7 @@ from cloud.serving.hosts import Hosts, guard
 from cloud.serving.requests import Runner, plain_error
 from policies.model import Market
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("local")
 
 _TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 _TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105 (the name of a header)
@@ -88,7 +88,13 @@ class Metadata:
         try:
             await site.start()
         except OSError as error:
-            log.warning("no_metadata", node=machine.id, host=machine.host, port=self._port, error=str(error))
+            log.warning(
+                "metadata.listen_failed",
+                node=machine.id,
+                host=machine.host,
+                port=self._port,
+                error=str(error),
+            )
 
     def _node(self, request: web.Request) -> Machine:
         """The machine that a request came in on. A machine that is down does not answer at all."""

@@ -20,7 +20,7 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Market, NoticeKind
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("local")
 
 _LONGEST_NAP = 3600.0  # real seconds; the market is looked at again at least this often
 
@@ -136,7 +136,7 @@ class Reclaims:
         noticed = None if not shown else max(now, deadline - shown / self._config.speed)
         reclaim = Reclaim(cause=cause, decided_at=now, noticed_at=noticed, deadline=deadline)
         machine = self._machines.mark(node, reclaim=reclaim)
-        log.info("reclaim", node=node, cause=cause, deadline=deadline, noticed_at=noticed)
+        log.info("reclaim.scheduled", node=node, cause=cause, deadline=deadline, noticed_at=noticed)
         if noticed is not None and noticed <= now:
             self._show(machine, reclaim)  # no detour over a task: the notice is out before anything else runs
         self._begin(self._course(machine, reclaim))

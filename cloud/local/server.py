@@ -62,7 +62,7 @@ from cloud.serving.hosts import Hosts
 from cloud.serving.sockets import listen_unix, reason_of
 from policies.model import Instance, InstanceState
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("local")
 
 _TIDY_EVERY = 2.0
 _LONGEST_WAIT = 60.0
@@ -160,7 +160,7 @@ class LocalCloudServer:
             loop.create_task(self.reclaims.run(), name="market"),
             loop.create_task(self._tidy(), name="tidy"),
         ]
-        log.info("local_cloud_started", cloud=self._identity.cloud, socket=str(path))
+        log.info("local_cloud.started", cloud=self._identity.cloud, socket=str(path))
 
     async def stop(self) -> None:
         """End every running machine and let go of everything. Stopped machines keep their identity."""
@@ -209,7 +209,7 @@ class LocalCloudServer:
             return web.json_response(body, status=_STATUS.get(kind, 500))
         except sqlite3.Error as error:
             # the table is written first, so nothing else has been done
-            log.error("state_not_written", request=request.path, error=str(error))
+            log.error("state_file.write_failed", request=request.path, error=str(error))
             text = f"the local cloud cannot write its state ({error}). Nothing was done; is its disk full?"
             return web.json_response({"error": {"kind": "CloudError", "message": text}}, status=500)
         except PydanticError as error:

@@ -19,6 +19,7 @@ import re
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -27,7 +28,7 @@ from aiohttp.typedefs import Middleware
 from cloud.logger import structlog
 from cloud.serving.requests import Complaints, ErrorAnswer
 
-log = structlog.get_logger("requests")
+log = structlog.get_logger("serving")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,7 +51,7 @@ class Hosts:
     def __init__(self, names: Iterable[str] = (), *, table: str = "", listener: str = "") -> None:
         self.names = {"localhost", *(_plain(name) for name in names if name)}
         self._table = table
-        self._refused = Complaints(log.warning, "request.misdirected", listener)
+        self._refused = Complaints(partial(log.warning, "request.misdirected", listener=listener))
 
     def add_own_names(self) -> threading.Thread:
         """Answer to the names of this machine too. Its full name may take the resolver a while.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -16,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from cloud.logger import structlog
 
-log = structlog.get_logger("requests")
+log = structlog.get_logger("serving")
 
 _PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
@@ -35,13 +36,14 @@ def plain_error(status: int, text: str) -> web.Response:
 
 
 class Complaints:
-    """Log lines of one kind at a bounded rate: the first at once, then one for all that came meanwhile.
+    """Log lines of one event at a bounded rate: the first at once, then one for all that came meanwhile.
 
-    The pause between two lines doubles from a second to a minute while they go on.
+    `say` logs the event with the keys it gets. The pause between two lines doubles from a second to a minute
+    while they go on.
     """
 
-    def __init__(self, say: Callable[..., object], event: str, listener: str) -> None:
-        self._say, self._event, self._listener = say, event, listener
+    def __init__(self, say: Callable[..., object]) -> None:
+        self._say = say
         self._pause, self._more = _PAUSE, 0
         self._last: dict[str, object] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -49,7 +51,7 @@ class Complaints:
     def note(self, **values: object) -> None:
         """Say it now, or with the next line."""
         if self._timer is None:
-            self._say(self._event, listener=self._listener, **values)
+            self._say(**values)
             self._pause = _PAUSE
             self._wait()
         else:
@@ -62,7 +64,7 @@ class Complaints:
     def _over(self) -> None:
         self._timer = None
         if self._more:
-            self._say(self._event, listener=self._listener, count=self._more, **self._last)
+            self._say(count=self._more, **self._last)
             self._more, self._pause = 0, min(_LONGEST_PAUSE, 2 * self._pause)
             self._wait()
 
@@ -130,8 +132,8 @@ class Server(web.Server):
     ) -> None:
         super().__init__(*args, **more)
         self.error_answer = error_answer
-        self.malformed = Complaints(log.warning, "request.malformed", listener)
-        self.crashed = Complaints(log.error, "request.crashed", listener)
+        self.malformed = Complaints(partial(log.warning, "request.malformed", listener=listener))
+        self.crashed = Complaints(partial(log.error, "request.crashed", listener=listener))
 
     def __call__(self) -> web.RequestHandler:
         """A new connection."""

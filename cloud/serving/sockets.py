@@ -20,7 +20,7 @@ from cloud.logger import structlog
 from cloud.serving.hosts import Hosts, guard
 from cloud.serving.requests import ErrorAnswer, Runner, peer_name, plain_error
 
-log = structlog.get_logger("sockets")
+log = structlog.get_logger("serving")
 
 _CLEANUP = 0.5
 """Seconds that a stopping daemon gives answers on their way; a long poll is cut off."""
@@ -285,7 +285,7 @@ class _BoundedSite(web.BaseSite):
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                log.warning("accept_failed", listener=self._name, error=reason_of(error))
+                log.warning("connection.accept_failed", listener=self._name, error=reason_of(error))
                 await asyncio.sleep(_ACCEPT_PAUSE)  # noqa: TID251 - real sockets
                 continue
             if not self._made_room():

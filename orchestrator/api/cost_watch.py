@@ -51,7 +51,7 @@ class CostWatch:
                 week = await self._costs.report({"since": str(now - 7 * _DAY)})
                 day = await self._costs.report({"since": str(now - _DAY)})
         except (NoSuchCost, StoreUnavailable, TimeoutError) as error:
-            log.warning("costs.unread", error=str(error) or f"not within {_PATIENCE:g} s")
+            log.warning("costs.read_failed", error=str(error) or f"not within {_PATIENCE:g} s")
         self.day, self.week = day, week
         publish(week)
         metrics.MONTH_BUDGET.set(_known(self._costs.month_budget))

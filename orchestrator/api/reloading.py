@@ -42,7 +42,7 @@ from policies.grant import Ask
 from policies.memory import Memory
 from policies.model import Instance
 
-log = structlog.get_logger("reload")
+log = structlog.get_logger("api")
 
 Outcome = Literal["applied", "unchanged", "rejected", "checked"]
 
@@ -220,7 +220,7 @@ def _decidable(config: Config, pool: str, problems: list[Problem]) -> Iterator[N
     try:
         yield
     except Exception as error:
-        log.exception("config.undecidable", pool=pool)
+        log.exception("config.check_failed", pool=pool)
         text = f"no decision can be made under it ({type(error).__name__}: {error}); please report this"
         problems.append(config.problem(("pool", pool), text))
 

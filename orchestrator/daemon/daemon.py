@@ -242,14 +242,19 @@ class Daemon:
             self._roots.start("look at costs", api.cost_watch.run())
         pools.start()
         self._roots.start("show signs of life", self._live())
-        log.info("started", epoch=epoch, pools=list(pools.runs), state_dir=str(self._config.daemon.state_dir))
+        log.info(
+            "daemon.started",
+            epoch=epoch,
+            pools=list(pools.runs),
+            state_dir=str(self._config.daemon.state_dir),
+        )
 
     def _open_store(self) -> Store:
         path = self._config.daemon.state_dir / "journal.db"
         store = self._make_store(path, now=self._started_at, inline=not self._threads)
         if store.set_aside is not None:
             log.error(
-                "journal.corrupt",
+                "journal.set_aside",
                 set_aside=str(store.set_aside),
                 effect="memory is rebuilt from what the cloud shows; nothing is ended before that",
             )

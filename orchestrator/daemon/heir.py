@@ -58,7 +58,7 @@ class Heirs:
     def want(self, control: Path, changed: Sequence[str]) -> None:
         """The gateway at this socket reads these keys, and they changed."""
         if changed:
-            log.info("gateway.to_be_replaced", changed=list(changed), waits=self._held_up())
+            log.info("gateway.replace_requested", changed=list(changed), waits=self._held_up())
             self._wanted = control
             self.look()
 
@@ -72,7 +72,7 @@ class Heirs:
         while (control := self._wanted) is not None and not self._held_up():
             self._wanted = None
             if why := await self._replace(control):
-                log.error("gateway.not_replaced", why=why)
+                log.error("gateway.replace_failed", reason=why)
                 self._failed(why)
 
     async def stop(self) -> None:

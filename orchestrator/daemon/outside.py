@@ -8,6 +8,7 @@ routes are of several pools or of none, and remembered from there over a restart
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -92,7 +93,7 @@ class Outside:
                 except Superseded:
                     raise
                 except StoreUnavailable as error:
-                    log.warning("routes.not_journalled", error=str(error))
+                    log.warning("routes.record_failed", error=str(error))
                 await self._clock.sleep(EVERY)
         finally:
             if self._threads is not None:
@@ -121,8 +122,12 @@ class Outside:
         await self._store.append(GATEWAY, found)
         self._watch, self.memory = watch, reduce(self.memory, *found)
         for event in found:
-            say = log.info if isinstance(event, _GOOD) else log.warning
-            say("routes.news", kind=type(event).__name__, text=sentence(event))
+            log.log(
+                logging.INFO if isinstance(event, _GOOD) else logging.WARNING,
+                "routes.changed",
+                kind=type(event).__name__,
+                text=sentence(event),
+            )
         await self._tidy(config)
 
     async def _see(self, config: Config) -> Sight:

@@ -369,7 +369,7 @@ class PoolRun:
             async with asyncio.timeout(_CLOSES_WITHIN):
                 await ports.close()
         except TimeoutError:
-            log.error("ports.not_closed", pool=self.name, seconds=_CLOSES_WITHIN)
+            log.error("ports.close_failed", pool=self.name, seconds=_CLOSES_WITHIN)
 
     # -- root tasks ----------------------------------------------------------------------------------
 
@@ -399,5 +399,5 @@ class PoolRun:
             except Superseded:
                 raise
             except StoreUnavailable as error:
-                log.warning("journal.no_snapshot", pool=self.name, error=str(error))
+                log.warning("journal.snapshot_failed", pool=self.name, error=str(error))
             return True

@@ -155,7 +155,7 @@ class Pools:
             run.trouble = (
                 f"{failure.text}; its nodes stay as they are, and it begins again after {wait:.0f} s"
             )
-            log.error("pool.failed", pool=run.name, why=failure.text, again_after=wait)
+            log.error("pool.failed", pool=run.name, reason=failure.text, retry_in=wait)
             run.failures += 1
             await run.stop()
             self._footing.shares.dead(run.ask())
@@ -171,7 +171,7 @@ class Pools:
         except Superseded as error:
             return Failure(str(error), superseded=True)
         except Exception as error:
-            log.warning("pool.not_begun", pool=run.name, error=str(error))
+            log.warning("pool.start_failed", pool=run.name, error=str(error))
             return Failure(f"it cannot begin: {error}")
         return None
 
@@ -199,7 +199,7 @@ class Pools:
         try:
             await self._footing.store.append(run.name, [alarm])
         except StoreUnavailable as error:  # also Superseded, of which its next beginning hears
-            log.warning("pool.failure_not_journalled", pool=run.name, error=str(error))
+            log.warning("pool_failure.record_failed", pool=run.name, error=str(error))
 
     # -- pools that go -----------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class Pools:
                 await store.note_left(name)
                 break
             except StoreUnavailable as error:
-                log.warning("pool.not_closed", pool=name, error=str(error))
+                log.warning("pool.close_failed", pool=name, error=str(error))
                 await clock.sleep(_WRITE_AGAIN)
         del self.runs[name]
         self._footing.shares.forget(name)

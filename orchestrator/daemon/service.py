@@ -36,11 +36,11 @@ async def run_daemon(config: Config) -> int:
     await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
     code = 0
     if failed.done():
-        log.error("stopping", reason=failed.result())
+        log.error("daemon.failed", reason=failed.result())
         code = 1
     for task in (stopped, failed):
         task.cancel()
     supervisor.stops("stopping; nodes and targets stay as they are")
     await daemon.stop()
-    log.info("stopped", nodes="untouched")
+    log.info("daemon.stopped", nodes="untouched")
     return code

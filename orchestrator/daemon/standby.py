@@ -18,7 +18,7 @@ from orchestrator.metrics import metrics
 from orchestrator.supervision import Supervisor
 from orchestrator.views import api as views
 
-log = structlog.get_logger("standby")
+log = structlog.get_logger("daemon")
 
 LOOKS: Final = 5
 """Looks at the lease within its length, and one a second at least."""
@@ -61,7 +61,7 @@ class Standby:
 
     async def wait(self) -> LeaseHolder:
         """Look at the lease again and again; returns once it is ours. A database that fails is waited for."""
-        log.info("standing_by", leader=self._lease.leader)
+        log.info("standby.started", leader=self._lease.leader)
         while True:
             self._supervisor.works(self._clock.now(), lambda: self.sentence)
             await self._clock.sleep(self._pause)
@@ -73,11 +73,11 @@ class Standby:
             except StoreUnavailable as error:
                 self._trouble = str(error)
             else:
-                log.warning("takes_over", epoch=holder.epoch)
+                log.warning("standby.promoted", epoch=holder.epoch)
                 return holder
             metrics.JOURNAL_OK.set(not self._trouble)
             if bool(self._trouble) != bool(before):
-                log.warning("standby", state=self.sentence)
+                log.warning("standby.changed", state=self.sentence)
 
     def control_app(self) -> web.Application:
         """What every socket serves meanwhile. It changes nothing."""

@@ -53,7 +53,7 @@ from orchestrator.gateway.silence import DaemonSilence
 from orchestrator.supervision import Supervisor, show_stack_on_abort
 from orchestrator.units import HostPort
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _BACKLOG = 4096
 _ACCEPTED_AT_ONCE = 128  # and so many log lines are written each second in which none can be accepted
@@ -163,7 +163,7 @@ class Gateway:
             self._metrics_listener = MetricsListener(at, self.metrics, hosts, self._clock)
             self._opener = asyncio.create_task(self._metrics_listener.run(), name="metrics-listener")
         log.info(
-            "gateway_started",
+            "gateway.started",
             host=config.host,
             port=self.port,
             socket=str(config.socket),
@@ -245,7 +245,7 @@ class Gateway:
         self._supervisor.hands_over(heir)
         waiting.close()
         self._control_file.leave()
-        log.info("gateway_replaced", heir=heir, active=self.metrics.active)
+        log.info("gateway.replaced", heir=heir, active=self.metrics.active)
         self.replaced.set()
         return heir
 
@@ -289,7 +289,7 @@ class Gateway:
         heir = self.replaced.is_set()
         linger = (0.0 if heir else self._config.linger) if linger is None else linger
         drain_timeout = self._config.drain_timeout if drain_timeout is None else drain_timeout
-        log.info("gateway_stopping", active=self.metrics.active)
+        log.info("gateway.stopping", active=self.metrics.active)
         self._proxy.stopping = True
         self._checker.cancel()
         clean = True
@@ -323,7 +323,7 @@ class Gateway:
                 await lane.close()
             await self._providers.close()
             await self._desk.close()
-        log.info("gateway_stopped", clean=clean)
+        log.info("gateway.stopped", clean=clean)
         return clean
 
     async def _close_metrics(self) -> None:

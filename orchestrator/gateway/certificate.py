@@ -20,7 +20,7 @@ from cloud.threads import WorkerThreads
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.metrics import GatewayMetrics
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _EVERY: Final = 1.0  # s between two looks at the files; as long they must have been still
 _PATIENCE: Final = 10.0  # s for a look, until it is said that the files cannot be read
@@ -57,7 +57,7 @@ class ShownCertificate:
             raise GatewayError(f"gateway: tls_cert_file, tls_key_file: {_text(error)}") from None
         self._take(stamp, found)
         if fault := unfit(found, None, self._clock.now()):
-            log.error("tls_certificate.unfit", error=fault)
+            log.error("tls_certificate.rejected", error=fault)
         self._following = asyncio.create_task(self._run(), name="certificate")
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ from cloud.serving.requests import Server
 from orchestrator.gateway.connection import Bounds, ClientConnection, Unread
 from orchestrator.gateway.secured import Handshakes, Secured, Shaken
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _RESERVE = 256  # descriptors for health checks, files, and callers that are accepted before they are counted
 _FEWEST = 16
@@ -141,4 +141,4 @@ class Clients(Server):
     def _say(self, now: float) -> None:
         if self._said_at is None or now - self._said_at >= _SAID_AGAIN:
             self._said_at = now
-            log.warning("too_many_connections", most=self._most, answered=len(self._asking))
+            log.warning("connections.limited", limit=self._most, answered=len(self._asking))

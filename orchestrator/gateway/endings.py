@@ -16,7 +16,7 @@ from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
 from policies.routing import Trouble
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 BUSY = frozenset({429, 503})
 """Statuses that tell a client to come again later."""
@@ -119,7 +119,7 @@ class Endings:
         out = job.response
         if out is None:
             raise AssertionError(f"request {job.exchange.id}: nothing was begun")
-        log.warning("stream_cut", request_id=job.exchange.id, reason=failure.value, detail=detail)
+        log.warning("stream.cut", request_id=job.exchange.id, reason=failure.value, detail=detail)
         job.outcome = Outcome.CUT
         if out.content_type == "text/event-stream":
             with contextlib.suppress(ConnectionError):

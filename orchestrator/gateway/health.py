@@ -19,7 +19,7 @@ from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.upstream import target_url
 from policies.model import TargetState
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _HEALTHY_STATUS = 200
 _SHORTEST_GAP = 0.05  # s between two checks of one target, however many requests fail meanwhile
@@ -91,7 +91,7 @@ class HealthChecker:
             try:
                 await self._check(entry)
             except Exception:
-                log.exception("health_check_crashed", node=entry.spec.id)
+                log.exception("health_check.crashed", node=entry.spec.id)
             for _ in range(_AT_EASE):
                 if await self._suspected(entry, wait) or self._owes(entry, interval):
                     break
@@ -138,7 +138,7 @@ class HealthChecker:
         if can.answered or entry.capability is None:
             entry.capability = can
         entry.known.set()
-        log.info("target.probed", node=entry.spec.id, way=can.way.value, why=can.why)
+        log.info("target.probed", node=entry.spec.id, way=can.way.value, reason=can.why)
 
     async def _check(self, entry: Entry) -> None:
         fault, fall, spoke, refused = "", self._gate.health_fall, False, False
@@ -162,4 +162,4 @@ class HealthChecker:
         elif entry.health is not TargetState.HEALTHY or not (entry.capability and entry.capability.answered):
             await self._ask_what_it_can(entry)
         if self._table.checked(entry, fault, fall, refused=refused) and entry.present:
-            log.info("target_health", node=entry.spec.id, health=entry.health.value, reason=fault)
+            log.info("target.health_changed", node=entry.spec.id, health=entry.health.value, reason=fault)

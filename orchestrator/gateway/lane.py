@@ -39,7 +39,7 @@ from orchestrator.gateway.upstream import make_session
 from orchestrator.gateway.watch import Watch
 from policies.routing import BackendView, Candidate, Trouble
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _AGAIN: Final = 1.0  # s after which a task that raised begins again
 
@@ -182,9 +182,9 @@ class Lane:
             try:
                 await run()
             except Exception:
-                log.exception("lane_task_failed", pool=self.name, task=name, again_in=_AGAIN)
+                log.exception("lane_task.failed", pool=self.name, task=name, retry_in=_AGAIN)
             await self._clock.sleep(_AGAIN)
 
     def _breaker_opened(self, entry: Entry) -> None:
         self.metrics.breaker_opened()
-        log.warning("breaker_opened", node=entry.spec.id, failures=entry.breaker.failures)
+        log.warning("breaker.opened", node=entry.spec.id, failures=entry.breaker.failures)

@@ -19,7 +19,7 @@ from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.replies import bad_request
 from orchestrator.units import HostPort
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _EVERY: Final = 1.0  # s between two tries
@@ -51,9 +51,9 @@ class MetricsListener:
             except OSError as error:
                 tries += 1
                 if tries == _SAID_AFTER:
-                    log.error("metrics_listener.closed", listen=str(self._at), error=reason_of(error))
+                    log.error("metrics_listener.open_failed", listen=str(self._at), error=reason_of(error))
                 await self._clock.sleep(_EVERY)
-        log.info("metrics_listener.open", listen=str(self._at))
+        log.info("metrics_listener.opened", listen=str(self._at))
 
     async def close(self) -> None:
         """Close it. Idempotent; `run` must not be under way."""

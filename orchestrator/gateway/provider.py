@@ -40,7 +40,7 @@ from policies.routing import BackendView, Candidate, Route, Trouble
 from policies.spend import Price
 from policies.spend_bound import Bound, bound
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _CHAT = "/v1/chat/completions"
 _PATIENCE = 10.0
@@ -192,7 +192,7 @@ class ProviderBackend:
             job.exchange.move(Stage.QUEUED)
             self._blamed(failed, model)
             log.info(
-                "provider_failed",
+                "provider.failed",
                 request_id=job.exchange.id,
                 provider=self.spec.name,
                 model=model,

@@ -14,7 +14,7 @@ from orchestrator.gateway.spend_file import CapReached, Claim, Ticket, Unusable
 from policies.spend import Price, Usage, cost, dollars
 from policies.spend_bound import Bound, ceiling
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 
 class NotAffordable(Exception):
@@ -131,11 +131,11 @@ class Purse:
             if most is not None and amount > most:
                 self._metrics.over_bound(account.provider)
                 log.warning(
-                    "provider_usage_beyond_bound",
+                    "provider_usage.exceeded",
                     provider=account.provider,
                     model=account.model,
-                    told=dollars(amount),
-                    most=dollars(most),
+                    reported=dollars(amount),
+                    limit=dollars(most),
                 )
         self._book.settle(held.ticket, amount=amount, usage=usage)
         self._metrics.booked(account.provider, account.route, account.model, amount, usage)

@@ -30,7 +30,7 @@ from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.request import BEGUN, Exchange, Stage
 from orchestrator.gateway.router import Router
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
 _UNAUTHORIZED = 401
@@ -98,7 +98,7 @@ class Proxy:
             response, outcome = await self._end_now(exchange, job)
         except Exception:
             outcome = Outcome.FAILED
-            log.exception("request_crashed", request_id=exchange.id)
+            log.exception("request.crashed", request_id=exchange.id)
             if job is not None and job.response is not None and job.response.prepared:
                 raise  # breaks the connection: the client must not take what it has for an answer
             message = "the gateway failed on this request; its log has the reason"

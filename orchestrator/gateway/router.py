@@ -41,7 +41,7 @@ from policies.routing import (
 )
 from policies.routing import Backend as Entry
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _GOLDEN: Final = 0.6180339887498949  # multiples of it fill [0, 1) as evenly as can be
 _LONGEST: Final = 100  # characters of an unknown name that are repeated
@@ -186,11 +186,11 @@ class Router:
                 troubles[candidate.place] = unserved.trouble
                 self._count(route, candidate.backend, unserved)
                 log.info(
-                    "backend_left",
+                    "backend.failed",
                     request_id=job.exchange.id,
                     route=route.name,
                     backend=str(candidate.backend),
-                    trouble=unserved.trouble.value,
+                    failure=unserved.trouble.value,
                     detail=unserved.why,
                 )
             except Turned as turned:

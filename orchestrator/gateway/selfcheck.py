@@ -15,7 +15,7 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.serving.sockets import reason_of
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _EVERY: Final = 1.0  # s between two calls
 _PATIENCE: Final = 3.0  # s for a call
@@ -46,9 +46,9 @@ class SelfCheck:
         self._failed = self._failed + 1 if found else 0
         before, self.fault = self.fault, found if self._failed >= _FALL else ""
         if self.fault and not before:
-            log.error("clients_locked_out", reason=self.fault)
+            log.error("clients.locked_out", reason=self.fault)
         elif before and not self.fault:
-            log.info("clients_let_in")
+            log.info("clients.admitted")
 
     async def _call(self) -> str:
         """What went wrong, empty when there was an answer, whatever it says."""

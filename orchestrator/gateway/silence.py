@@ -8,7 +8,7 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.metrics import GatewayMetrics
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 SILENT_AFTER: Final = 120.0
 """Seconds without a word on the control socket after which the daemon counts as silent: the alert's time."""
@@ -26,12 +26,12 @@ class DaemonSilence:
         now = self._clock.now()
         if now - self._metrics.daemon_heard <= SILENT_AFTER:
             if self._since is not None:
-                log.info("daemon.heard", after=round(now - self._since, 1))
+                log.info("daemon.contact_restored", after=round(now - self._since, 1))
             self._since = None
         elif self._since is None:
             self._since = self._metrics.daemon_heard
             log.warning(
-                "daemon.silent",
+                "daemon.contact_lost",
                 seconds=round(now - self._since, 1),
                 effect="the nodes that are known are served, and none that is new",
             )

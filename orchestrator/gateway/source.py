@@ -13,7 +13,7 @@ from cloud.ports import Clock
 from orchestrator.gateway.metrics import LaneMetrics
 from orchestrator.gateway.targets import Change, StaleGeneration, TargetTable, WrongPool
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _SAY_AGAIN: Final = 3600.0
 """Seconds after which a fault of the file that lasts is logged again."""
@@ -103,7 +103,7 @@ class TargetSource:
         change = self._table.apply(document)
         self._metrics.target_set(via, "accepted")
         log.info(
-            "targets_accepted",
+            "targets.accepted",
             via=via,
             generation=document.generation,
             targets=len(document.targets),

@@ -18,7 +18,7 @@ from cloud.threads import WorkerThreads
 from orchestrator.gateway.spend_file import CapReached, Claim, Settled, SpendFile, Ticket, Totals, Unusable
 from policies.spend import Usage, day_of
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _PATIENCE = 3.0
 """Seconds that a request waits for the file."""
@@ -157,7 +157,7 @@ class SpendBook:
 
     def _troubled(self, error: Unusable) -> None:
         if not self.trouble:
-            log.error("spend_file_failed", reason=str(error))
+            log.error("spend_file.write_failed", reason=str(error))
         self.trouble = str(error)
 
     def _told(self, held: asyncio.Future[Ticket] | None, result: Ticket | CapReached | None) -> None:

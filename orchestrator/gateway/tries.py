@@ -24,7 +24,7 @@ from orchestrator.gateway.stream import ResponsesJudge
 from orchestrator.gateway.targets import TargetTable
 from policies.routing import Trouble
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _TIMEOUTS = frozenset(
     {Failure.FIRST_TOKEN_TIMEOUT, Failure.DEADLINE, Failure.STALLED, Failure.LOST}
@@ -158,7 +158,7 @@ class Tries:
             self._metrics.continuation_refused(why)
         self._metrics.attempt_failed(failure, retried=again)
         log.info(
-            "attempt_failed",
+            "attempt.failed",
             request_id=exchange.id,
             node=entry.spec.id,
             reason=failure.value,

@@ -25,7 +25,7 @@ from policies.events import DrainEnded, DrainStarted, Event, IntentOpened, Notic
 from policies.memory import Memory
 from policies.model import Pool, World
 
-log = structlog.get_logger("turns")
+log = structlog.get_logger("journal")
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS recordings ("
@@ -149,7 +149,7 @@ class TurnLog:
             db.execute("ROLLBACK TO turns")
             carried.turns, carried.recording = [], self._recording
             if self._trouble != str(error):
-                log.error("turns.not_recorded", error=str(error))
+                log.error("turns.record_failed", error=str(error))
             self._trouble = str(error)
         else:
             self._trouble = ""

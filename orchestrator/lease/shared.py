@@ -161,7 +161,7 @@ class SharedLease:
                 raise
             except StoreUnavailable as error:
                 if not trouble:
-                    log.error("lease.not_renewed", error=str(error))
+                    log.error("lease.renew_failed", error=str(error))
                 trouble = str(error)
             else:
                 if trouble:
@@ -199,7 +199,7 @@ class SharedLease:
             if held:
                 await self._lane.run(self._leave)
         except StoreUnavailable as error:
-            log.warning("lease.not_released", error=str(error))
+            log.warning("lease.release_failed", error=str(error))
         self.close()
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from policies.adapter_events import AdapterAnswered
 from policies.events import Event, IntentClosed, Outcome, TargetsApplied
 from policies.model import Ending, InstanceState, Placement, TargetPhase, TargetSpec
 
-log = structlog.get_logger("actuator")
+log = structlog.get_logger("loop")
 
 CALLS_AT_ONCE = 8
 """Calls on the machines of a region that run at the same time: one that hangs keeps no other waiting.
@@ -204,7 +204,7 @@ class Actuator:
             detail = f"{type(error).__name__}: {error}"
         if outcome is not Outcome.DONE:
             log.warning(
-                "call.not_done",
+                "call.failed",
                 kind=str(action.kind),
                 token=action.token,
                 outcome=str(outcome),
@@ -231,7 +231,7 @@ class Actuator:
             log.exception("call.crashed", kind=str(action.kind), token=action.token)
             failure, certain = f"{type(error).__name__}: {error}", False
         if failure:
-            log.warning("call.not_done", kind=str(action.kind), token=action.token, detail=failure)
+            log.warning("call.failed", kind=str(action.kind), token=action.token, detail=failure)
         self._emit(
             AdapterAnswered(
                 at=self._clock.now(),

@@ -19,7 +19,7 @@ from policies.gpu_peers import Pace, paces, watch
 from policies.gpu_readings import FRESH, GpuState, NodeGpus, follow, with_earlier
 from policies.model import EngineReading, GpuRules
 
-log = structlog.get_logger("gpus")
+log = structlog.get_logger("loop")
 
 EVERY: Final = 15.0
 """Seconds between two looks at the exporters."""
@@ -124,7 +124,7 @@ class GpuWatch:
                     looked = await exporter.read(node, address)
             except CloudError as error:
                 if node not in self.errors:
-                    log.warning("gpus.unread", node=node, error=str(error))
+                    log.warning("gpus.read_failed", node=node, error=str(error))
                 self.errors[node] = str(error)
             else:
                 self._read[node] = with_earlier(self._read.get(node), looked)

@@ -11,7 +11,7 @@ from cloud.ports import Clock, Notices
 from orchestrator.loop.inbox import Inbox
 from policies.events import NoticeSeen
 
-log = structlog.get_logger("daemon")
+log = structlog.get_logger("loop")
 
 _PAUSE: Final = 1.0
 
@@ -27,7 +27,7 @@ async def hear(source: Notices, inbox: Inbox, clock: Clock) -> None:
                 acknowledging.add(task)
                 task.add_done_callback(acknowledging.discard)
         except CloudError as error:
-            log.error("notices.source_failed", source=source.name, error=str(error))
+            log.error("notice_source.failed", source=source.name, error=str(error))
         await clock.sleep(_PAUSE)
 
 
@@ -36,4 +36,4 @@ async def _acknowledge(source: Notices, inbox: Inbox, ticket: int, notice: Any) 
     try:
         await source.acknowledge(notice)
     except CloudError as error:
-        log.warning("notice.not_acknowledged", source=source.name, notice=notice.id, error=str(error))
+        log.warning("notice.acknowledge_failed", source=source.name, notice=notice.id, error=str(error))

@@ -15,7 +15,7 @@ from policies.events import BootFailed, Event
 from policies.model import Placement
 from policies.plain_text import last_lines, one_line
 
-log = structlog.get_logger("boots")
+log = structlog.get_logger("loop")
 
 PATIENCE = 10.0
 """Seconds that a console may take: the end of a machine that is paid for waits no longer for its words."""
@@ -70,9 +70,9 @@ class LastWords:
                 async with asyncio.timeout(PATIENCE):
                     return await self._instances.console(node)
         except TimeoutError:
-            log.warning("console.not_read", node=node, error=f"no answer within {PATIENCE:.0f} s")
+            log.warning("console.read_failed", node=node, error=f"no answer within {PATIENCE:.0f} s")
         except CloudError as error:
-            log.warning("console.not_read", node=node, error=str(error))
+            log.warning("console.read_failed", node=node, error=str(error))
         except Exception:  # a fault of the adapter must not keep a machine alive
-            log.exception("console.crashed", node=node)
+            log.exception("console.read_crashed", node=node)
         return ""

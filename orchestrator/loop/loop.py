@@ -11,6 +11,7 @@ lease has run out because its database does not answer, noticed nodes are still 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -250,7 +251,10 @@ class Loop:
         silent = None if world.leading else self._lease.unanswered()
         if (silent is not None) is not self._failsafe:
             self._failsafe = silent is not None
-            log.warning("failsafe.began" if self._failsafe else "failsafe.ended", silent=silent)
+            if self._failsafe:
+                log.warning("failsafe.started", silent=silent)
+            else:
+                log.warning("failsafe.ended")
         return None if silent is None else world.now - silent
 
     def _decide(self, fleet: Fleet, world: World) -> Plan:
@@ -284,7 +288,7 @@ class Loop:
                 fresh[node] = heard
                 self._tally.notice(event, known=record is not None, first=first)
                 log.warning(
-                    "notice",
+                    "notice.heard",
                     node=node,
                     kind=str(event.notice.kind),
                     source=event.notice.source,
@@ -370,13 +374,14 @@ class Loop:
             metrics.ACTIONS.labels(self.pool.name, str(action.kind)).inc()
             if not isinstance(action, Alarm):
                 log.info(
-                    str(action.kind),
+                    "action.decided",
+                    kind=str(action.kind),
                     node=getattr(action, "node", "") or None,
                     reason=action.reason,
                     placement=str(getattr(action, "placement", "") or "") or None,
                 )
         for alarm in alarms:
-            log.error("alarm", name=alarm.name, reason=alarm.reason)
+            log.error("alarm.raised", name=alarm.name, reason=alarm.reason)
 
     def _publish(self, fleet: Fleet, world: World, plan: Plan) -> Snapshot:
         self.turns += 1
@@ -419,18 +424,23 @@ def _log(events: Sequence[Event]) -> None:
                     "part.lost", kind=str(event.kind), part=event.part, seconds=away, error=event.error
                 )
             case GpuCondemned():
-                log.warning("gpu.condemned", node=event.node, urgent=event.urgent, why=event.reason)
+                log.warning("gpu.condemned", node=event.node, urgent=event.urgent, reason=event.reason)
             case AdapterLost():
                 log.warning("adapter.lost", node=event.node, adapter=event.adapter)
             case GpuAcquitted():
                 log.info("gpu.acquitted", node=event.node)
             case NodeOutdated():
-                log.info("node.outdated", node=event.node, why=event.reason)
+                log.info("node.outdated", node=event.node, reason=event.reason)
             case PartBack():
-                log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
+                log.info("part.recovered", kind=str(event.kind), part=event.part, after=round(event.after, 1))
             case StateChanged():
-                say = log.info if event.state in _CALM else log.warning
-                say("state.changed", state=event.state, before=event.before or None, why=event.why)
+                log.log(
+                    logging.INFO if event.state in _CALM else logging.WARNING,
+                    "state.changed",
+                    state=event.state,
+                    before=event.before or None,
+                    reason=event.why,
+                )
 
 
 def engines(fleet: Fleet, world: World) -> dict[str, str]:

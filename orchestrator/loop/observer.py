@@ -25,7 +25,7 @@ from policies.model import USABLE, EngineReading, Instance, Observed, Offering, 
 from policies.service import Service
 from policies.value import replace
 
-log = structlog.get_logger("observer")
+log = structlog.get_logger("loop")
 
 T = TypeVar("T")
 

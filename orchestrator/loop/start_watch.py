@@ -25,7 +25,7 @@ from policies.model import Placement, TargetPhase
 from policies.records import StartMeasured, intent_key
 from policies.starts import NodeStart, Part, Seen, parts_of
 
-log = structlog.get_logger("starts")
+log = structlog.get_logger("loop")
 
 PATIENCE: Final = 60.0
 """Seconds after a node is ready for which a balancer's word and the node's own are waited for."""
@@ -109,9 +109,9 @@ class StartWatch:
                 async with asyncio.timeout(_AGAIN):
                     said = await self._says.started(node) if self._says is not None else None
         except (TimeoutError, CloudError) as error:
-            log.info("start.not_read", node=node, error=str(error) or "no answer in time")
+            log.info("start.read_failed", node=node, error=str(error) or "no answer in time")
         except Exception:  # a fault of the adapter costs a measurement
-            log.exception("start.crashed", node=node)
+            log.exception("start.read_crashed", node=node)
         if self._starts.get(node) is start and (late or (said is not None and said.serves)):
             self._tell(node, start, said)
 

@@ -135,7 +135,7 @@ class Writing:
             self._failed(sent, error)
             return False
         if not self.durable:
-            log.info("journal.available", written=len(sent))
+            log.info("journal.recovered", written=len(sent))
         self.durable = True
         metrics.JOURNAL_SECONDS.observe(_now() - self._began)
         return True
@@ -158,7 +158,7 @@ class Writing:
     def _unavailable(self, error: str) -> None:
         if self.durable:
             effect = "notices still drain nodes; nothing is launched or ended until it can be written"
-            log.error("journal.unavailable", error=error, effect=effect)
+            log.error("journal.write_failed", error=error, effect=effect)
         self.durable = False
 
     async def _wait(self, work: asyncio.Task[None], *, urgent: bool | None, until: float) -> bool:

@@ -120,7 +120,7 @@ class Ports:
             async with asyncio.timeout(within):
                 return [machine for found in await asyncio.gather(*asked) for machine in found]
         except (CloudError, TimeoutError) as error:
-            log.warning("instances.unread", error=str(error) or "no answer in time")
+            log.warning("instances.read_failed", error=str(error) or "no answer in time")
             return None
 
     async def close(self) -> None:
@@ -278,7 +278,7 @@ def _gateway(config: Config, clock: Clock) -> GatewayBalancer:
         targets_file=gateway.targets_file,
         pool=config.pool_name,
         clock=clock,
-        on_file_error=lambda text: log.error("targets_file.not_written", error=text),
+        on_file_error=lambda text: log.error("targets_file.write_failed", error=text),
     )
 
 

@@ -44,13 +44,18 @@ def lines(stream: io.StringIO, writer: LogWriter) -> list[str]:
 def test_json_lines_from_both_libraries() -> None:
     stream = io.StringIO()
     writer = configure_logging("auto", "info", stream=stream)
-    structlog.get_logger("orchestrator.loop").info("turn", actions=3, odd={1: object})
+    structlog.get_logger("loop").info("turn.done", actions=3, odd={1: object})
     logging.getLogger("aiohttp.server").warning("slow %s", "client")
     structlog.get_logger().debug("not shown")
     first, second = (json.loads(line) for line in lines(stream, writer))
-    assert (first["event"], first["level"], first["actions"]) == ("turn", "info", 3)
+    assert (first["event"], first["level"], first["logger"], first["actions"]) == (
+        "turn.done",
+        "info",
+        "loop",
+        3,
+    )
     assert first["timestamp"].endswith("Z")
-    assert list(first)[:3] == ["timestamp", "level", "event"]
+    assert list(first)[:4] == ["timestamp", "level", "logger", "event"]
     assert (second["event"], second["level"], second["logger"]) == (
         "slow client",
         "warning",

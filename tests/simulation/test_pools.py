@@ -121,10 +121,10 @@ def test_what_is_logged_of_a_pool_names_it(tmp_path: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     with capture_logs(processors=[merge_contextvars]) as lines:
         simulate(tmp_path).run(script)
-    told = {(line["event"], line.get("pool")) for line in lines}
-    assert {pool for event, pool in told if event == "state.changed"} == {"p", "q"}
-    assert {pool for event, pool in told if event == "launch"} == {"q"}
-    assert {pool for event, pool in told if event == "detach"} == {"q"}
+    logged = {(line["event"], line.get("kind"), line.get("pool")) for line in lines}
+    assert {pool for event, _, pool in logged if event == "state.changed"} == {"p", "q"}
+    assert {pool for event, kind, pool in logged if (event, kind) == ("action.decided", "launch")} == {"q"}
+    assert {pool for event, kind, pool in logged if (event, kind) == ("action.decided", "detach")} == {"q"}
 
 
 def test_an_exception_in_one_pool_reaches_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ async def gateway(file: Path) -> AsyncIterator[int]:
         said: list[str] = []
         while line := (await process.stdout.readline()).decode():
             said.append(line)
-            if '"gateway_started"' in line:
+            if '"gateway.started"' in line:
                 break
         else:
             pytest.fail("".join(said))

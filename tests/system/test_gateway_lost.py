@@ -149,7 +149,7 @@ async def test_a_gateway_that_serves_nobody_is_known_everywhere_and_taken_back(
     await stack.until("the alert is taken back", lambda: watched.silent("OrchestratorPoolDown"))
     assert {a["labels"]["alertname"] for _, _, a in watched.webhook.received} == {"OrchestratorPoolDown"}
     log = stack.parts["daemon"].log.read_text()
-    for event in ("part.lost", "part.back", "state.changed"):
+    for event in ("part.lost", "part.recovered", "state.changed"):
         assert f'"event":"{event}"' in log
 
 

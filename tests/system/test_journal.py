@@ -42,7 +42,7 @@ async def test_a_corrupt_journal_is_set_aside_and_the_nodes_adopted(stack: Any) 
         await stack.settled()
     (aside,) = stack.state.glob("journal.db.corrupt-*")
     assert aside.read_bytes() == garbage
-    assert "journal.corrupt" in stack.parts["daemon"].log.read_text(encoding="utf-8")
+    assert "journal.set_aside" in stack.parts["daemon"].log.read_text(encoding="utf-8")
     after = await stack.nodes()
     assert {n: v["token"] for n, v in after.items()} == {n: v["token"] for n, v in before.items()}
     seen = await stack.statistics()

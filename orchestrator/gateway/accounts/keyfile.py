@@ -29,7 +29,7 @@ from orchestrator.gateway.accounts.key_format import KeyFileError, content, dige
 from orchestrator.gateway.dialects import Unfit
 from policies.keys import ClientKey, KeyState
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _LONGEST_LOOK: Final = 0.3
 """Seconds between two looks at most: three of them are needed within a second."""
@@ -105,7 +105,7 @@ class ClientKeys:
             try:
                 await self.look()
             except Exception:  # a revoked key must not go on because of a fault here
-                log.exception("keys_file_look_failed", file=str(self.path))
+                log.exception("keys_file.check_failed", file=str(self.path))
 
     def close(self) -> None:
         """Let go of the thread."""
@@ -176,7 +176,7 @@ class ClientKeys:
         if found.keys is not None:
             self._take(found.keys)
         if found.fault and found.fault != self.fault:
-            log.error("keys_file_refused", file=str(self.path), reason=found.fault, keys=len(self.keys))
+            log.error("keys_file.refused", file=str(self.path), reason=found.fault, keys=len(self.keys))
         self.fault = found.fault
 
     def _invalid(self, why: Refused, text: str) -> Unfit:
@@ -190,7 +190,7 @@ class ClientKeys:
         first, self.read_at = self.read_at is None, self._clock.now()
         if first or keys != self.keys:
             self.keys, self._by_digest = keys, {key.sha256: key for key in keys.values()}
-            log.info("keys_file_read", file=str(self.path), keys=len(keys))
+            log.info("keys_file.loaded", file=str(self.path), keys=len(keys))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

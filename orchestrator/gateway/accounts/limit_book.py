@@ -33,7 +33,7 @@ from policies.client_limits import (
 from policies.keys import KeyLimits
 from policies.value import replace
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 _PATIENCE = 1.0
 """Seconds that a request waits for the file."""
@@ -292,7 +292,7 @@ class LimitBook:
                 self._failed(batch, error)
             else:
                 if self.trouble:
-                    log.info("limits_shared_again", file=str(self._file.path))
+                    log.info("limits.shared", file=str(self._file.path))
                 self.trouble = ""
                 for waiting, result in zip(batch, results[ahead:], strict=True):
                     self._told(waiting, result)
@@ -306,7 +306,7 @@ class LimitBook:
 
     def _troubled(self, why: str) -> None:
         if not self.trouble:
-            log.error("limits_alone", reason=why)
+            log.error("limits.isolated", reason=why)
         self.trouble = why
 
     def _told(self, waiting: _Waiting, result: Booking | Full | None) -> None:

@@ -18,7 +18,7 @@ from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.gateway.accounts.usage_file import Names, Sums, Unusable, UsageFile
 
-log = structlog.get_logger("orchestrator.gateway")
+log = structlog.get_logger("gateway")
 
 MOST_ROWS = 20_000
 """Rows that wait for the file before the hours are no longer told apart."""
@@ -86,7 +86,7 @@ class UsageBook:
                 await self._threads.run(self._file.close)
         if self._rows or self._under_way:
             lost = sum(row[0] for rows in (self._rows, self._under_way) for row in rows.values())
-            log.error("usage_lost", requests=int(lost), reason=self.trouble or self._silence())
+            log.error("usage.lost", requests=int(lost), reason=self.trouble or self._silence())
         self._threads.close()
 
     async def written(self) -> None:
@@ -128,7 +128,7 @@ class UsageBook:
                 self._add(names, sums)
         else:
             if self._why:
-                log.info("usage_file_written", rows=len(rows))
+                log.info("usage_file.recovered", rows=len(rows))
             self._why, self._late_hour = "", None
         self._under_way = {}
 
@@ -148,7 +148,7 @@ class UsageBook:
 
     def _told(self, why: str) -> None:
         if not self._why:
-            log.error("usage_file_failed", reason=why)
+            log.error("usage_file.write_failed", reason=why)
         self._why = why
 
     def _silence(self) -> str:

@@ -135,7 +135,7 @@ async def test_lines_come_at_a_rate_that_falls(monkeypatch: pytest.MonkeyPatch) 
     due: list[Any] = []
     loop = asyncio.get_running_loop()
     said: list[dict[str, Any]] = []
-    complaints = Complaints(lambda event, **values: said.append(values), "request.malformed", "here")
+    complaints = Complaints(lambda **values: said.append(values))
 
     def later(pause: float, call: Any) -> str:
         pauses.append(pause)
@@ -153,7 +153,7 @@ async def test_lines_come_at_a_rate_that_falls(monkeypatch: pytest.MonkeyPatch) 
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     due.pop()()
     complaints.note(what="again")
-    assert said[-1] == {"listener": "here", "what": "again"}
+    assert said[-1] == {"what": "again"}
     assert pauses[-1] == 1
 
 

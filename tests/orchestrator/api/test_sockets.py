@@ -157,7 +157,9 @@ async def test_where_nothing_can_be_accepted_it_says_so_and_goes_on(
     with capture_logs() as lines:
         async with listening(Asked().app()) as port:
             assert await get(port) == "yes"
-    assert [(line["event"], line["error"]) for line in lines] == [("accept_failed", "too many open files")]
+    assert [(line["event"], line["error"]) for line in lines] == [
+        ("connection.accept_failed", "too many open files")
+    ]
 
 
 async def test_a_caller_that_breaks_something_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ async def test_a_port_that_is_taken_keeps_no_client_out_and_is_taken_when_it_is_
     def says() -> bool:
         nonlocal said
         said += capsys.readouterr().out
-        return said.count("metrics_listener.closed") == 1
+        return said.count("metrics_listener.open_failed") == 1
 
     await eventually(says)
     await first.stop()

@@ -22,10 +22,12 @@ def test_a_long_silence_of_the_daemon_is_two_log_lines() -> None:
         return [(line["log_level"], line["event"]) for line in lines]
 
     assert passed(int(SILENT_AFTER)) == []
-    assert passed(600) == [("warning", "daemon.silent")]  # it was never heard since this gateway started
+    assert passed(600) == [
+        ("warning", "daemon.contact_lost")
+    ]  # it was never heard since this gateway started
     metrics.daemon_heard = clock.at
-    assert passed(int(SILENT_AFTER)) == [("info", "daemon.heard")]
-    assert passed(600) == [("warning", "daemon.silent")]
+    assert passed(int(SILENT_AFTER)) == [("info", "daemon.contact_restored")]
+    assert passed(600) == [("warning", "daemon.contact_lost")]
 
 
 async def test_a_running_gateway_looks_at_it(gateways, eventually, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -220,7 +220,7 @@ async def test_one_that_has_expired_is_better_than_none(upstreams, gateways, wir
     pair(wire.key.parent, ends=timedelta(hours=-1)).write()
     running = await gateways(await upstreams("node"))
     assert await shown(running)
-    assert "tls_certificate.unfit" in capsys.readouterr().out
+    assert "tls_certificate.rejected" in capsys.readouterr().out
 
 
 # -- handshakes -------------------------------------------------------------------------------------

@@ -489,7 +489,7 @@ def test_a_balancer_that_is_lost_and_comes_back_is_journalled_and_logged(play: P
         assert back.after == pytest.approx(40.0, abs=1.0)
         assert [(line["log_level"], line["event"]) for line in lines if "part." in line["event"]] == [
             ("warning", "part.lost"),
-            ("info", "part.back"),
+            ("info", "part.recovered"),
         ]
         states = [e for e in r.journal.written if isinstance(e, StateChanged)]
         assert [(e.before, e.state) for e in states] == [

@@ -249,7 +249,7 @@ async def test_a_broken_file_keeps_the_last_good_keys_and_says_so_once(keys, fil
     assert keys.identify(bearer()) is not None
     assert not keys.unread
     (line,) = logs
-    assert (line["event"], line["log_level"], line["keys"]) == ("keys_file_refused", "error", 1)
+    assert (line["event"], line["log_level"], line["keys"]) == ("keys_file.refused", "error", 1)
     file.write_text(table("b", "second"))
     await settle(keys)
     assert keys.fault == ""
@@ -376,7 +376,7 @@ async def test_a_fault_of_ours_does_not_end_the_looks(keys, clock, monkeypatch):
     monkeypatch.setattr(keys, "look", look)
     with capture_logs() as logs, pytest.raises(KeyboardInterrupt):
         await keys.run()
-    assert [line["event"] for line in logs] == ["keys_file_look_failed"] * 2
+    assert [line["event"] for line in logs] == ["keys_file.check_failed"] * 2
 
 
 async def test_what_is_said_of_the_file(keys, file, clock):

@@ -143,5 +143,5 @@ async def test_keys_that_come_and_go_at_two_gateways_and_over_a_change_of_proces
 
     command_lines = [command_line(pid) for pid in (gateways[1].child.pid, *first.heirs)]
     everything = b"".join([*command_lines, *(one.log.read_bytes() for one in gateways), file.read_bytes()])
-    assert b"keys_file_read" in everything
+    assert b"keys_file.loaded" in everything
     assert secret.encode() not in everything

@@ -106,7 +106,7 @@ async def test_what_could_not_be_written_is_written_later_and_once(
                 assert "locked" in book.trouble
                 assert book.waiting == 1
             other.execute("ROLLBACK")
-        assert [each["event"] for each in logs] == ["usage_file_failed"]
+        assert [each["event"] for each in logs] == ["usage_file.write_failed"]
         clock.at += 3600
         count(book)
         await book.written()
@@ -134,7 +134,7 @@ async def test_a_disk_that_hangs_is_told_and_holds_up_nobody(
             book._look()
             book._look()
         assert "does not answer" in book.trouble
-        assert [each["event"] for each in logs] == ["usage_file_failed"]
+        assert [each["event"] for each in logs] == ["usage_file.write_failed"]
         count(book)
         count(book, key="team-b")
         book._write_on()  # no second one begins
@@ -183,7 +183,7 @@ async def test_the_end_says_what_is_lost(path: Path) -> None:
     count(book, key="team-b")
     with capture_logs() as logs:
         await book.close()
-    assert [each["requests"] for each in logs if each["event"] == "usage_lost"] == [2]
+    assert [each["requests"] for each in logs if each["event"] == "usage.lost"] == [2]
 
 
 async def test_the_end_does_not_wait_for_a_disk_that_hangs(
@@ -198,7 +198,7 @@ async def test_the_end_does_not_wait_for_a_disk_that_hangs(
     with capture_logs() as logs:
         await book.close()
     goes_on.set()
-    assert [each["event"] for each in logs] == ["usage_lost"]
+    assert [each["event"] for each in logs] == ["usage.lost"]
 
 
 @pytest.mark.parametrize("made", [Path.mkdir, os.mkfifo, lambda path: path.write_text("no database")])
@@ -208,7 +208,7 @@ async def test_a_file_that_is_none_is_told_at_the_start(path: Path, made: Callab
     with capture_logs() as logs:
         book.start()
         await book.written()
-    assert [event["event"] for event in logs] == ["usage_file_failed"]
+    assert [event["event"] for event in logs] == ["usage_file.write_failed"]
     assert str(path) in book.trouble
     await book.close()
 
