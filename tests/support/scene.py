@@ -94,7 +94,7 @@ class Scene:
             self.instances[node] = Instance(
                 id=node,
                 pool=self.pool.name,
-                token=base.token,
+                token=self.records[node].token,
                 placement=base.placement,
                 state=state,
                 address=base.address,
