@@ -14,9 +14,10 @@ KILLS_ARGS ?=
 EQUAL_ARGS ?=
 TRANSLATE_ARGS ?=
 COMPARE_ARGS ?= --against HEAD
+COMPLEXITY_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -90,6 +91,9 @@ money: $(STAMP) ## Hold what `cost` tells of 30 simulated days against accounts 
 
 compare-decisions: $(STAMP) ## Compare what is decided with another commit (COMPARE_ARGS="--against main --hours 1000")
 	@$(BIN)/python tools/compare_decisions.py $(COMPARE_ARGS)
+
+complexity: $(STAMP) ## Count the cyclomatic complexity of every package (COMPLEXITY_ARGS="--against main")
+	@$(BIN)/python tools/complexity.py $(COMPLEXITY_ARGS)
 
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)

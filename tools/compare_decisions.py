@@ -21,13 +21,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
-import io
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,10 +38,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import orjson
+from commits import ROOT, NoCommit, archive, commit_of, this_tree
 from decisions import player
 from decisions.differences import compare
 from decisions.judge import NoDecision, find_decide
-from decisions.player import ROOT, Judge, JudgeDied, Tally
+from decisions.player import Judge, JudgeDied, Tally
 from decisions.wire import plain, schema
 
 from cloud.clock import SystemClock
@@ -62,48 +60,7 @@ AHEAD = 2
 
 
 class Unusable(Exception):
-    """It cannot be compared. The message says why, and what to do."""
-
-
-# -- the other commit ------------------------------------------------------------------------------
-
-
-def git(*words: str) -> bytes:
-    """What git says in this repository. Raises Unusable."""
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, check=False)
-    if done.returncode:
-        raise Unusable(done.stderr.decode(errors="replace").strip() or f"git {words[0]} failed")
-    return done.stdout
-
-
-def commit_of(name: str) -> str:
-    """The full name of a commit. Raises Unusable."""
-    try:
-        return (
-            git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
-        )
-    except Unusable as error:
-        raise Unusable(
-            f"--against {name}: no such commit here; a shallow clone lacks old ones: git fetch --unshallow"
-        ) from error
-
-
-def unpack(commit: str, folder: Path) -> Path:
-    """The policies of a commit in a folder. Raises Unusable."""
-    try:
-        packed = git("archive", "--format=tar", commit, "policies")
-    except Unusable as error:
-        raise Unusable(f"{commit[:12]} has no policies: {error}") from error
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
-def this_tree() -> str:
-    """What this tree is, in words."""
-    head = git("rev-parse", "--short=12", "HEAD").decode().strip()
-    changed = git("status", "--porcelain", "--", "policies", "orchestrator", "cloud").strip()
-    return f"{head} with changes that are not committed" if changed else head
+    """A file that was named cannot be used. The message says why, and what it should be."""
 
 
 # -- running ---------------------------------------------------------------------------------------
@@ -362,7 +319,12 @@ def compared(given: argparse.Namespace, tree: Path, against: str) -> int:
     examples = {s: c.example for s, c in tally.classes.items() if c.example is not None}
     files = save(examples, given.save, against)
     wall = round(CLOCK.steady() - began, 1)
-    head = {"this": this_tree(), "against": against, "seed": base, "wall": wall}
+    head = {
+        "this": this_tree("policies", "orchestrator", "cloud"),
+        "against": against,
+        "seed": base,
+        "wall": wall,
+    }
     said = report(tally, accepted, files, head)
     print(json.dumps(said, indent=2) if given.output == "json" else text(said))
     return 1 if any(each["accepted"] is None for each in said["classes"]) else 0
@@ -376,10 +338,10 @@ def main() -> int:
         against = commit_of(given.against)
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="decisions-")))
-            tree = unpack(against, folder)
+            archive(against, "policies").extractall(folder, filter="data")
             act = partial(replay, given.replay) if given.replay else partial(compared, given, against=against)
-            return act(tree=tree)
-    except (Unusable, JudgeDied, NoDecision) as error:
+            return act(tree=folder)
+    except (NoCommit, Unusable, JudgeDied, NoDecision) as error:
         print(f"compare_decisions: {error}", file=sys.stderr)
         return 2
 
