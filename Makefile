@@ -15,9 +15,10 @@ EQUAL_ARGS ?=
 TRANSLATE_ARGS ?=
 COMPARE_ARGS ?= --against HEAD
 COMPLEXITY_ARGS ?=
+MUTANTS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -94,6 +95,9 @@ compare-decisions: $(STAMP) ## Compare what is decided with another commit (COMP
 
 complexity: $(STAMP) ## Count the cyclomatic complexity of every package (COMPLEXITY_ARGS="--against main")
 	@$(BIN)/python tools/complexity.py $(COMPLEXITY_ARGS)
+
+mutants: $(STAMP) ## Put small faults in, see which the quick tests notice (MUTANTS_ARGS="--seed 7 --count 200")
+	@PYTHONPATH=tools $(BIN)/python -m mutants $(MUTANTS_ARGS)
 
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)
