@@ -27,7 +27,7 @@ import os
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -67,30 +67,25 @@ class Unusable(Exception):
 
 
 def run_all(
-    tasks: Iterable[Any], processes: int, tree: Path, enough: Any = lambda: False
-) -> Iterator[tuple[Any, Tally]]:
+    tasks: Iterable[Any], processes: int, tree: Path, enough: Callable[[], bool] = lambda: False
+) -> Iterator[Tally]:
     """What came of each task, as they end. A task is a job of the simulation or the path of a journal."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         processes, mp_context=context, initializer=player.begin, initargs=(str(tree),)
     ) as pool:
-        waiting: dict[Future[Tally], Any] = {}
-
-        def ended() -> Iterator[tuple[Any, Tally]]:
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield waiting.pop(future), future.result()
-
+        waiting: set[Future[Tally]] = set()
         try:
             for task in tasks:
                 if enough():
                     break
-                work = player.read if isinstance(task, Path) else player.play
-                waiting[pool.submit(work, task)] = task
+                waiting.add(pool.submit(player.read if isinstance(task, Path) else player.play, task))
                 if len(waiting) >= AHEAD * processes:
-                    yield from ended()
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
             while waiting:
-                yield from ended()
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -131,12 +126,12 @@ def compare_all(given: argparse.Namespace, base: int, tree: Path) -> Tally:
     """Play everything and compare it."""
     whole, progress = Tally(), Progress(given.hours)
     known, endless = jobs_of(base, given.hours, given.parts)
-    for _, tally in run_all([*given.journal, *known[: given.most]], given.jobs, tree):
+    for tally in run_all([*given.journal, *known[: given.most]], given.jobs, tree):
         whole.add(tally)
         progress.say(whole)
-    for job, tally in run_all(endless, given.jobs, tree, lambda: progress.fresh >= given.hours):
+    for tally in run_all(endless, given.jobs, tree, lambda: progress.fresh >= given.hours):
         whole.add(tally)
-        progress.fresh += job.hours
+        progress.fresh += tally.hours
         progress.say(whole)
     return whole
 

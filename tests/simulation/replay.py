@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
@@ -53,7 +54,12 @@ def main() -> int:
         known.error(f"--bug names what to plant: {', '.join(sorted(slug(p.name) for p in PLANTED))}")
     quiet()
     job = job_of(given)
-    outcome = outcome_of(job)
+    try:
+        outcome = outcome_of(job)
+    except Exception as error:  # as the campaign counts it
+        traceback.print_exc()
+        print(f"BROKEN nothing-unhandled: {type(error).__name__}: {error}")
+        return 1
     broken = judge(job, outcome)
     if not given.quiet:
         print("\n".join(outcome.tail))

@@ -14,6 +14,7 @@ from pathlib import Path
 import campaign
 import jobs
 import pytest
+import replay
 from campaign import LENGTHS, LOOKS, Campaign, play
 from jobs import CRASH_SEED, Job, Result, bug, outcome_of, run, slug
 from planted import PLANTED, Planted
@@ -183,3 +184,15 @@ def test_a_wrong_part_is_one_clear_error() -> None:
     played = process("tests/simulation/campaign.py", "--parts=fresh,everything")
     assert played.returncode == 2
     assert "everything is none of fresh, regressions, crash, planted" in played.stderr
+
+
+def test_a_run_that_raises_is_played_again_as_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raises(_: Job) -> None:
+        raise LookupError("nobody thought of this")
+
+    monkeypatch.setattr(replay, "outcome_of", raises)
+    monkeypatch.setattr(sys, "argv", ["replay.py", "swarm", "--seed", "5", "--hours", "0.25"])
+    assert replay.main() == 1
+    assert "BROKEN nothing-unhandled: LookupError: nobody thought of this\n" in capsys.readouterr().out
