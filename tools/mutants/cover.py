@@ -21,6 +21,7 @@ from mutants.pool import Patience, Pool, Work
 from mutants.source import Mutant
 
 TESTS = ("tests/policies", "tests/orchestrator", "tests/cloud", "tests/simulation")
+NOT_ASKED = ("tests/orchestrator/backtest", "tests/orchestrator/demo")  # they play whole pools
 """Where tests of parts are. Those of `tests/system` start processes, and a mutant has no time for that."""
 
 _CHUNK = 12
@@ -127,17 +128,16 @@ def _own(file: str, module: str) -> int:
 
 def modules(root: Path) -> list[str]:
     """The modules of tests that are asked."""
-    return sorted(
-        p.relative_to(root).as_posix() for place in TESTS for p in (root / place).rglob("test_*.py")
-    )
+    found = (p.relative_to(root).as_posix() for place in TESTS for p in (root / place).rglob("test_*.py"))
+    return sorted(name for name in found if not name.startswith(NOT_ASKED))
 
 
 class Cache:
     """What was found for each module of tests, in a folder, under a digest of what it was made from."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folder: Path) -> None:
         self._root = root
-        self._folder = root / ".cache" / "mutants"
+        self._folder = folder
         self._digests: dict[str, str] = {}
         support = (root / "tests" / "support").glob("*.py")
         self._support = {path.stem: path.relative_to(root).as_posix() for path in support}
@@ -203,9 +203,10 @@ def _both(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def learn(root: Path, pool: Pool, says: Callable[[str], None]) -> Cover:
-    """The map of the tree; what is not kept is run."""
-    cache = Cache(root)
+def learn(pool: Pool, folder: Path, says: Callable[[str], None]) -> Cover:
+    """The map of the pool's tree; what is not kept in the folder is run."""
+    root = pool.root
+    cache = Cache(root, folder)
     kept = {module: cache.read(module) for module in modules(root)}
     missing = [module for module, tests in kept.items() if tests is None]
     if missing:
@@ -213,7 +214,6 @@ def learn(root: Path, pool: Pool, says: Callable[[str], None]) -> Cover:
     for work in pool.each(_covering(root, missing, cache)):
         if work.ended != "covered":
             says(f"no map of some modules: {work.ended}\n{work.said}")
-    cache = Cache(root)
     tests = [test for module in kept for test in (kept[module] or cache.read(module) or [])]
     return Cover(root, tests)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from mutants.groups import files
+from mutants.groups import files, group_of
 from mutants.operators import mutants
 from mutants.source import Mutant, Source
 
@@ -38,10 +38,9 @@ def draw(root: Path, found: Iterable[Mutant], seed: int) -> Iterator[Mutant]:
     Groups take turns, and in a group its operators; which mutant of an operator is next is drawn.
     """
     rng = random.Random(seed)  # noqa: S311 - a sample
-    group_of = files(root)
     cells: dict[str, dict[str, list[Mutant]]] = {}
     for mutant in found:
-        cells.setdefault(group_of[mutant.file], {}).setdefault(mutant.operator, []).append(mutant)
+        cells.setdefault(group_of(mutant.file), {}).setdefault(mutant.operator, []).append(mutant)
     turns = [_turns(cells[group], rng) for group in sorted(cells)]
     while turns:
         for turn in list(turns):

@@ -18,6 +18,13 @@ LEFT_OUT = ("cloud/sim", "cloud/engines/simulated_server", "cloud/engines/replay
 """Stand-ins: they play a cloud or an engine for tests, demos and benches."""
 
 
+def group_of(file: str) -> str:
+    """The group in which a file is counted."""
+    return next(
+        g for g, folders in GROUPS.items() if any(file.startswith(f"{folder}/") for folder in folders)
+    )
+
+
 def files(root: Path) -> dict[str, str]:
     """Every file that is mutated, relative to `root`, and its group."""
     found = {}

@@ -24,7 +24,7 @@ from types import TracebackType
 
 from mutants.child import PRELOADED, Says, now, settle
 from mutants.source import Mutant
-from mutants.tree import Tree
+from mutants.tree import Tree, copy
 
 MARK = "ORCHESTRATOR_MUTANT"
 
@@ -115,8 +115,11 @@ class Pool:
     def __enter__(self) -> Pool:
         _preload(self._root)
         self.folder = Path(tempfile.mkdtemp(prefix="mutants-"))
+        self.root = self.folder / "as-it-was"
+        """The tree as it was when the pool opened: people go on working in theirs."""
         try:
-            self.trees = [Tree(self._root, self._slot(number)) for number in range(self._workers)]
+            copy(self._root, self.root)
+            self.trees = [Tree(self.root, self._slot(number)) for number in range(self._workers)]
         except BaseException:
             self.__exit__(None, None, None)
             raise

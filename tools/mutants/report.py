@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mutants.groups import GROUPS, files
+from mutants.groups import GROUPS, group_of
 from mutants.operators import OPERATORS
 from mutants.run import Found, Tried
 from mutants.source import Mutant
@@ -40,7 +40,6 @@ def _table(
 
 def as_json(found: Found) -> str:
     """Everything, as one object."""
-    group_of = files(found.asked.root)
     whole: dict[str, Any] = {
         "seed": found.asked.seed,
         "asked": found.asked.count,
@@ -53,7 +52,7 @@ def as_json(found: Found) -> str:
         "equivalent": len(found.left_out),
         "seconds": round(found.seconds, 1),
         "map_seconds": round(found.mapped, 1),
-        "groups": _table(found, list(GROUPS), lambda t: group_of[t.mutant.file]),
+        "groups": _table(found, list(GROUPS), lambda t: group_of(t.mutant.file)),
         "operators": _table(found, list(OPERATORS), lambda t: t.mutant.operator),
         "survivors": [_entry(t) for t in found.counted if not t.killed],
         "tried": [_entry(t) for t in found.tried],

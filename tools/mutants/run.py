@@ -84,9 +84,9 @@ def go(asked: Asked, says: Callable[[str], None]) -> Found:
     """Draw and try, until enough mutants are counted or the time is up."""
     began = now()
     found = Found(asked)
-    stream = _sample(asked, found)
     with Pool(asked.root, asked.workers) as pool:
-        cover = learn(asked.root, pool, says)
+        stream = _sample(asked, pool.root, found)
+        cover = learn(pool, asked.root / ".cache" / "mutants", says)
         found.mapped = now() - began
         gc.freeze()
         until = began + asked.minutes * 60 * _CONFIRMING
@@ -101,11 +101,11 @@ def go(asked: Asked, says: Callable[[str], None]) -> Found:
     return found
 
 
-def _sample(asked: Asked, found: Found) -> Iterator[Mutant]:
-    """The mutants in the order of the seed, without those of the table."""
-    table = {entry.key for entry in equivalent.read(asked.root)}
-    every = candidates(asked.root, asked.groups, asked.operators, asked.at)
-    for mutant in draw(asked.root, every, asked.seed):
+def _sample(asked: Asked, root: Path, found: Found) -> Iterator[Mutant]:
+    """The mutants of the tree in the order of the seed, without those of the table."""
+    table = {entry.key for entry in equivalent.read(root)}
+    every = candidates(root, asked.groups, asked.operators, asked.at)
+    for mutant in draw(root, every, asked.seed):
         if equivalent.key(mutant) in table:
             found.left_out.append(mutant)
         else:

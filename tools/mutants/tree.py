@@ -19,16 +19,21 @@ def _left_out(_folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(".")]
 
 
+def copy(root: Path, where: Path) -> None:
+    """Copy a tree; its environment is shared."""
+    shutil.copytree(root, where, ignore=_left_out, symlinks=True)
+    environment = root / ".venv"
+    if environment.exists():
+        (where / ".venv").symlink_to(environment.resolve())
+
+
 class Tree:
     """A copy of the tree in `where`, with a folder `t` beside it for what tests write."""
 
     def __init__(self, root: Path, where: Path) -> None:
         self.root = where / "tree"
         self.temporary = where / "t"
-        shutil.copytree(root, self.root, ignore=_left_out, symlinks=True, dirs_exist_ok=False)
-        environment = root / ".venv"
-        if environment.exists():
-            (self.root / ".venv").symlink_to(environment.resolve())
+        copy(root, self.root)
 
     @contextmanager
     def changed(self, mutant: Mutant | None) -> Iterator[None]:
