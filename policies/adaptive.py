@@ -55,7 +55,7 @@ from dataclasses import dataclass
 from policies import hazard, standby
 from policies.actions import Cause
 from policies.fleet import Node
-from policies.model import AdaptiveRules, Market, Phase, Placement, StandbyKind
+from policies.model import AdaptiveRules, Market, Offering, Phase, Placement, StandbyKind
 from policies.odds import Odds, Zone
 from policies.return_to_spot import least_useful, may_go, roll_back, stay_whole
 from policies.turn import Turn
@@ -173,7 +173,7 @@ def steer(turn: Turn, rules: AdaptiveRules, price: float) -> None:
     if when.standby < when.spot:
         _start_standbys(turn)
     _add_on_demand(turn, odds, bridge=bridge)
-    _drop_on_demand(turn, odds, bridge=bridge or turn.pool.standby.stopped > 0)
+    _drop_on_demand(turn, odds)
     odds.later = True
     _drop_spot(turn, odds)
 
@@ -198,7 +198,10 @@ def _zones(turn: Turn, when: Times, unit: float, *, closed: float) -> list[Zone]
             coming[intent.placement] = coming.get(intent.placement, 0) + 1
     found = []
     capped = turn.pool.limits.spend_per_hour is not None
-    for offering in sorted(turn.fleet.prices.on_sale, key=lambda o: o.placement):
+    sold = turn.fleet.prices.on_sale
+    kept = held.keys() - {o.placement for o in sold}  # sold no more, and there all the same
+    unsold = [Offering(placement=p, price=held[p][0].price, available=False) for p in kept]
+    for offering in sorted((*sold, *unsold), key=lambda o: o.placement):
         place = offering.placement
         if place.market is not Market.SPOT:
             continue
@@ -367,7 +370,7 @@ def _one_on_demand(turn: Turn, why: str, *, urgent: bool) -> bool:
     return turn.launch(offering, Cause.SHORT, why)
 
 
-def _drop_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
+def _drop_on_demand(turn: Turn, odds: Odds) -> None:
     """Give on-demand nodes back while J falls, those that are not ready first."""
     pool = turn.pool
     missing, cost, spot = odds.missing(), odds.spot_cost(), odds.spot
@@ -375,8 +378,6 @@ def _drop_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
     for node in sorted(nodes, key=least_useful):
         held = turn.count(Market.ON_DEMAND)
         if held <= pool.on_demand_floor:
-            return
-        if bridge and turn.sure(Market.SPOT) + held - 1 < pool.replicas:
             return
         gain = odds.value(missing, spot, cost, held) - odds.value(missing, spot, cost, held - 1)
         if gain <= THETA_ON_DEMAND or not _give_back(

@@ -308,22 +308,6 @@ def test_cover_is_given_back_when_spot_is_old_and_never_below_wanted():
     assert not [a for a in short.decide().actions if isinstance(a, Drain)]
 
 
-@pytest.mark.parametrize("minutes", [5, 15, 30, 60, 120])
-@pytest.mark.parametrize("nodes", [5, 6, 7, 8])
-def test_what_is_given_back_is_not_bought_again(nodes, minutes):
-    def spot(names):
-        fleet = Fleet(4)
-        for n in names:
-            fleet.add(f"n{n}", place("ab"[n % 2]), since=minutes * 60.0)
-        for name in "ab":
-            fleet.knows(place(name), bad_at=NOW - minutes * 60.0, age=minutes / 60.0, held=nodes // 2)
-        return fleet
-
-    gone = [a.node for a in spot(range(nodes)).decide().actions if isinstance(a, Drain)]
-    stay = spot([n for n in range(nodes) if f"n{n}" not in gone])
-    assert not (gone and launches(stay.decide(), Market.SPOT))
-
-
 def silent_for_a_moment(fleet, *nodes):
     for node in nodes:
         fleet.engines[node] = replace(fleet.engines[node], ok=False, failing_since=NOW - 1.0)

@@ -484,12 +484,33 @@ def test_surplus_that_may_not_be_relied_on_leaves_others_alone() -> None:
     assert drains(here) == []
 
 
-def test_what_would_be_bought_again_stays() -> None:
-    """By the outlook it is surplus; by the hazard now it insures the others."""
-    here = fleet(2, "aabb", rules=AdaptiveRules(), prices={"a": 0.1, "b": 0.1}, age=YOUNG)
+@pytest.mark.parametrize(
+    ("price", "held", "minutes", "goes"),
+    [
+        (0.9, 8, 45.0, 0),  # by the outlook four are surplus, and by the hazard now they insure the rest
+        (0.9, 8, 90.0, 2),
+        (0.9, 8, 180.0, 3),
+        (0.9, 6, 180.0, 1),
+        (1.2, 6, 75.0, 1),
+        (1.8, 8, 90.0, 3),
+    ],
+)
+def test_what_is_given_back_is_not_bought_again(price: float, held: int, minutes: float, goes: int) -> None:
+    """Of four wanted, in zones that were watched for so long. What would be bought again stays."""
+    prices: dict[str, float | None] = {"a": price, "b": price}
+    names = [f"{zone}{i}" for i, zone in enumerate(("ab" * held)[:held])]
+    here = fleet(4, "".join(n[0] for n in names), rules=AdaptiveRules(), prices=prices, age=minutes / 60.0)
     gone = [node for node, _ in drains(here)]
-    stay = fleet(2, "aabb"[: 4 - len(gone)], rules=AdaptiveRules(), prices={"a": 0.1, "b": 0.1}, age=YOUNG)
-    assert zones(stay) == ""
+    assert len(gone) == goes
+    stay = "".join(n[0] for n in names if n not in gone)
+    assert fleet(4, stay, rules=AdaptiveRules(), prices=prices, age=minutes / 60.0).plan().actions == ()
+
+
+def test_nodes_in_a_zone_that_is_sold_no_more_count_and_are_given_back() -> None:
+    """The configuration lacks it now, or the provider: the nodes are there all the same."""
+    assert fleet(4, "aabb", prices={"a": 0.9}).plan().actions == ()
+    assert len(drains(fleet(3, "aabb", prices={"a": 0.9}))) == 1
+    assert zones(fleet(5, "aabb", prices={"a": 0.9})) == "a"
 
 
 def test_a_node_in_a_region_that_cannot_be_seen_is_not_given_back() -> None:

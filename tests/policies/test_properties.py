@@ -25,7 +25,7 @@ from tests.support.toy_checks import CheckedCloud
 from tests.support.toy_cloud import ToyCloud
 from tests.support.toy_pools import quick_pool
 
-EXAMPLES = int(os.environ.get("POLICY_EXAMPLES", "60"))  # more of them in a long search
+EXAMPLES = int(os.environ.get("POLICY_EXAMPLES", "15"))  # more in the continuous check, and in a long search
 
 Step = tuple[Any, ...]
 
