@@ -57,7 +57,7 @@ from policies.actions import Cause
 from policies.fleet import Node
 from policies.model import AdaptiveRules, Market, Offering, Phase, Placement, StandbyKind
 from policies.odds import Odds, Zone
-from policies.return_to_spot import least_useful, may_go, roll_back, stay_whole
+from policies.return_to_spot import least_useful, may_go, roll_back
 from policies.turn import Turn
 
 PENALTY = 110.0
@@ -434,12 +434,6 @@ def _gain_now(odds: Odds, i: int) -> float:
 
 def _give_back(turn: Turn, node: Node, cause: Cause, why: str) -> bool:
     """Let one node go unless too few that may be relied on would stay: wanted in all, the floor on demand."""
-    if not stay_whole(turn, node, 0 if node.spot else turn.pool.on_demand_floor):
-        return False
     if node.phase is not Phase.READY:
-        turn.terminate(node, Cause.EXCESS, f"not ready yet, and {why}")
-        return True
-    if not turn.may_choose():
-        turn.note(f"{node.id} is surplus and waits: {turn.by_choice} nodes are leaving already")
-        return False
+        return turn.terminate(node, Cause.EXCESS, f"not ready yet, and {why}")
     return turn.drain(node, turn.now + turn.pool.drain.budget, cause, why)

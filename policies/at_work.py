@@ -97,6 +97,16 @@ class AtWork:
         return routed(self.world, self.memory)
 
     @lazy
+    def sent(self) -> Set[str]:
+        """Nodes that some balancer sends requests to by its newest word, or by a set under way."""
+        return sends_to(self.world, self.memory)
+
+    @lazy
+    def vouched(self) -> Set[str]:
+        """Nodes that some balancer finds healthy."""
+        return vouched_for(self.world)
+
+    @lazy
     def confirmed(self) -> bool:
         """True when what balancers show is newer than what they were told."""
         return confirmed(self.world, self.memory)

@@ -17,10 +17,11 @@ Example: of three nodes one drains and one is starting: the set is one active an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from policies.actions import Attach, Detach, Drain, Terminate
-from policies.at_work import gets_requests, perhaps_at_work, sends_to, shown_active
+from policies.at_work import gets_requests, perhaps_at_work, shown_active
+from policies.disruption import Act
 from policies.fleet import Node
 from policies.model import (
     WEIGHT_OF_A_UNIT,
@@ -42,7 +43,7 @@ _GIVEN_UP = 3.0
 
 def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     """The wanted target set, by node id."""
-    shown, routed = shown_active(turn.world), sends_to(turn.world, turn.memory)
+    shown, routed = shown_active(turn.world), turn.at_work.sent
     drains = {a.node: a.deadline for a in turn.actions if isinstance(a, Drain)}
     active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n, routed)]
     if (
@@ -158,7 +159,7 @@ def _weight(node: Node) -> int:
     return WEIGHT_OF_A_UNIT * node.units
 
 
-def _belongs(turn: Turn, node: Node, routed: set[str]) -> bool:
+def _belongs(turn: Turn, node: Node, routed: Set[str]) -> bool:
     if not node.address or node.standby is StandbyKind.STOPPED:
         return False
     if node.id in turn.returning:
@@ -169,16 +170,14 @@ def _belongs(turn: Turn, node: Node, routed: set[str]) -> bool:
         return node.id in routed
     if node.id not in routed and not (node.listed or node.probed):
         return False  # nothing says that it is still there
-    if not (node.id in routed or node.serving) and node.failing_since is not None:
-        return False  # it enters once it answers
-    if not (node.id in routed or node.serving) and turn.adapters.waits(node.id):
-        return False  # it enters once it holds its adapters
-    old_news = node.failing_since is not None and not node.probed  # from before this daemon woke up
-    kept = node.serving and (turn.fleet.suspect or old_news)
-    return node.phase is Phase.READY and (node.healthy or kept)
+    if node.phase is not Phase.READY:
+        return False
+    if node.healthy and (node.serving or node.id in routed):
+        return True
+    return turn.allows(Act.ENTER, node) or (node.serving and not turn.allows(Act.LEAVE, node))
 
 
-def _unseen(turn: Turn, known: set[str], routed: set[str]) -> list[TargetSpec]:
+def _unseen(turn: Turn, known: set[str], routed: Set[str]) -> list[TargetSpec]:
     """Targets that memory knows too little of: they stay while some region has never been seen whole.
 
     One that a balancer showed draining gets requests by a set that was taken since.

@@ -52,8 +52,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     """`decide` for a fleet that was joined already."""
     turn = Turn(budget.in_effect(fleet.pool, world.grant), world, memory, fleet)
     swap.drain_noticed(turn)
-    swap.take_back(turn)
-    swap.call_back(turn)
+    swap.put_back(turn)
     capacity.repeat_unanswered(turn)
     health.replace_sick(turn)
     health.give_up_boots(turn)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from policies.actions import ActionKind, Cause
+from policies.actions import ActionKind
 from policies.interruption import doom
 from policies.model import (
     Confidence,
@@ -206,20 +206,6 @@ class Fleet:
     def serving(self) -> tuple[Node, ...]:
         """Nodes that balancers send new requests to."""
         return tuple(n for n in self.nodes if n.serving)
-
-    @lazy
-    def recallable(self) -> tuple[Node, ...]:
-        """Nodes that can be put back to work at once: they answer, and drain to save money or were silent."""
-        return tuple(
-            n
-            for n in self.nodes
-            if n.phase is Phase.DRAINING
-            and n.drain is not None
-            and (n.drain.cause.voluntary or n.drain.cause is Cause.SICK)
-            and n.doomed is None
-            and n.operator is None
-            and n.answers
-        )
 
     @lazy
     def standbys(self) -> tuple[Node, ...]:

@@ -44,12 +44,6 @@ def replace_sick(turn: Turn) -> None:
                 "ready, look for a fault between this host and the nodes first",
             )
         )
-        # A cordoned node that answers serves too, and may be what takes up the room for a new one.
-        answering = sum(
-            n.units for n in turn.fleet.nodes if n.answers and not n.leaving and n.standby is None
-        )
-        spare = answering + sum(n.units for n in silent) - turn.pool.replicas
-        silent = _within(silent, spare)
     for node in silent:
         silent_for = turn.now - (node.failing_since or turn.now)
         reason = f"engine silent for {silent_for:.0f} s: {node.failure or 'no answer'}"
@@ -72,16 +66,6 @@ def _waiting(node: Node) -> bool:
     """Launched or started, and not ready yet."""
     stopped = node.phase is Phase.STOPPED and node.standby is not StandbyKind.STOPPED
     return stopped or node.phase in (Phase.PENDING, Phase.STARTING)
-
-
-def _within(nodes: list[Node], units: int) -> list[Node]:
-    """Nodes that serve no more than so many units together, the first ones first."""
-    found = []
-    for node in nodes:
-        if node.units <= units:
-            found.append(node)
-            units -= node.units
-    return found
 
 
 def _booting_for(turn: Turn, node: Node) -> float:

@@ -25,18 +25,17 @@ from policies.turn import Turn
 
 def drain_replaced(turn: Turn) -> None:
     """Drain nodes that make way, as far as there is one ready to spare for each."""
-    needed = turn.pool.replicas + turn.pool.standby.hot
     for node in turn.advised:
-        short = turn.count(Market.SPOT) - node.units < _spot_wanted(turn)  # it would be put back at once
-        if short or turn.sure_in_all - node.sure * node.units < needed:
+        if turn.count(Market.SPOT) - node.units < _spot_wanted(turn):
             turn.note_serving(
                 node,
-                f"{node.id}: rebalance recommended; it serves on until another node is to spare",
-                otherwise=f"{node.id}: rebalance recommended; it goes once another node is to spare",
+                f"{node.id}: rebalance recommended; it serves on: no other spot node is to spare",
+                otherwise=f"{node.id}: rebalance recommended: no other spot node is to spare",
             )
-            return
+            return  # it would be put back at once
         reason = "rebalance recommended, and another node is ready"
-        turn.drain(node, turn.now + turn.pool.drain.budget, Cause.REBALANCE, reason)
+        if not turn.drain(node, turn.now + turn.pool.drain.budget, Cause.REBALANCE, reason):
+            return
 
 
 def launch_successors(turn: Turn) -> None:

@@ -19,6 +19,7 @@ third; each one that has been ready for `stable` seconds lets one cover node dra
 from __future__ import annotations
 
 from policies.actions import Cause
+from policies.disruption import Act
 from policies.fleet import Node, least_over
 from policies.model import Market, Phase
 from policies.turn import Turn
@@ -42,10 +43,11 @@ def roll_back(turn: Turn, market: Market, most: int, why: str) -> int:
     that the limit does not hold them back, unless launches of this turn have reached it.
     """
     back = 0
-    for node in least_over(turn.fleet.recallable, most):
+    out = [n for n in turn.fleet.nodes if n.phase is Phase.DRAINING and n.placement.market is market]
+    for node in least_over(out, most):
         if back >= most or (turn.launched and turn.budget.full):
             break
-        if node.placement.market is not market or node.id in turn.returning:
+        if node.id in turn.returning or node.operator is not None or not turn.allows(Act.UNDRAIN, node):
             continue
         if turn.undrain(node, f"needed again: {why}"):
             back += node.units
@@ -84,29 +86,18 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
     `kept` units of its market must remain that may be relied on.
     """
     if node.phase is not Phase.READY:
-        if not stay_whole(turn, node, 0 if node.spot else turn.pool.on_demand_floor):
-            turn.note(f"{node.id} is surplus and stays: what is ready now is too little, it may be the first")
-            return False
-        turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")
-        return True
+        return turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")
     ready, here, noun = turn.sure_in_all, turn.sure(node.placement.market), turn.pool.noun()
-    if not stay_whole(turn, node, kept):
+    if not turn.enough_without(node, floor=kept):
         turn.note(f"{node.id} is surplus and stays: only {ready} {noun} are ready, {here} of its market")
         return False
     covering = not node.spot and turn.pool.spot_wanted > 0
-    at_once = turn.pool.back_to_spot.at_once
-    if not turn.may_choose(node.units) or (covering and turn.by_choice >= at_once):
+    if covering and turn.by_choice >= turn.pool.back_to_spot.at_once:
         turn.note(f"{node.id} is surplus and waits: {turn.by_choice} {noun} are leaving already")
         return False
     cause = Cause.RETURN if covering else Cause.EXCESS
     why = "spot is whole again" if covering else "more nodes than wanted"
     return turn.drain(node, turn.now + turn.pool.drain.budget, cause, why)
-
-
-def stay_whole(turn: Turn, node: Node, kept: int) -> bool:
-    """True when what may be relied on is enough without a node: wanted in all, `kept` units of its market."""
-    sure = node.sure * node.units
-    return turn.sure_in_all - sure >= turn.pool.replicas and turn.sure(node.placement.market) - sure >= kept
 
 
 def _settled(turn: Turn, node: Node) -> bool:

@@ -43,15 +43,14 @@ def refill(turn: Turn) -> None:
     works is too little.
     """
     held = _standbys(turn)
-    enough = turn.sure_in_all >= turn.pool.replicas
     for node in held:
-        if node.phase is Phase.READY and node.in_flight == 0 and enough:
+        if node.phase is Phase.READY and node.in_flight == 0:
             turn.stop(node, "warm: kept as a stopped standby")
     launching = sum(
         turn.pool.units_of(i.placement) for i in turn.fleet.launching if i.standby is StandbyKind.STOPPED
     )
     missing = turn.pool.standby.stopped - sum(n.units for n in held) - launching
-    if missing <= 0 or turn.memory.whole_at is None or not enough:
+    if missing <= 0 or turn.memory.whole_at is None or not turn.enough:
         return
     while missing > 0:
         offering = turn.offer(Market.ON_DEMAND, missing)
@@ -71,11 +70,10 @@ def surplus(turn: Turn) -> None:
 
     So are those that run while what works is too little: where the journal is lost they may be what worked.
     """
-    held, enough = _standbys(turn), turn.sure_in_all >= turn.pool.replicas
+    held = _standbys(turn)
     surplus, going = sum(n.units for n in held) - turn.pool.standby.stopped, []
     for node in reversed(held):
-        needed = node.phase is not Phase.STOPPED and not enough
-        if node.units <= surplus and node.in_flight == 0 and not needed:
+        if node.units <= surplus and node.in_flight == 0:
             going.append(node)
             surplus -= node.units
     for node in reversed(going):

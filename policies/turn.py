@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from policies import bars, trials
+from policies import bars, disruption, trials
 from policies.actions import (
     Action,
     ActionKind,
@@ -25,7 +25,9 @@ from policies.actions import (
 )
 from policies.adapter_set import AdapterSet
 from policies.at_work import AtWork
+from policies.disruption import Act
 from policies.fleet import Fleet, Node
+from policies.headroom import Headroom
 from policies.interruption import recommended
 from policies.limits import Budget, no_room
 from policies.model import (
@@ -45,32 +47,33 @@ from policies.value import lazy
 
 _AGAIN = " (asked again with the same token)"
 
+_KINDS = {
+    Act.DRAIN: ActionKind.DRAIN,
+    Act.UNDRAIN: ActionKind.UNDRAIN,
+    Act.STOP: ActionKind.STOP,
+    Act.END: ActionKind.TERMINATE,
+}
+
 _PAIRED_WITHIN = 120.0
 """Seconds after a node is gone within which a launch still counts as its replacement."""
 
 
-class Turn:
+class Turn(Headroom):
     """Collects the actions of one decision and keeps the counts true while it grows."""
 
     def __init__(self, pool: Pool, world: World, memory: Memory, fleet: Fleet) -> None:
-        self.pool, self.world, self.memory, self.fleet = pool, world, memory, fleet
+        super().__init__(pool, fleet)
+        self.world, self.memory = world, memory
         self.now = world.now
         self.actions: list[Action] = []
         self.deferred: dict[Deferred, None] = {}  # in order, each once
         self.notes: dict[str, None] = {}
         self._serves: dict[str, tuple[str, str]] = {}  # of notes that a node serves on: see `note_serving`
-        self.leaving: set[str] = set()
-        self.returning: set[str] = set()
         self.asked_again: set[bars.Key] = set()  # markets where a launch is asked for once more
         self.undecided: set[str] = set()  # to end by memory alone: targets stay what they are
         self.given_up: set[str] = set()  # nodes that end since they never became ready
         self.starting: set[str] = set()
         self.hastened = False
-        self.by_choice = fleet.voluntary_drains
-        self._counted = dict(fleet.counted_by_market)
-        self._working = dict(fleet.working_by_market)
-        self._sure = dict(fleet.sure_by_market)
-        self._serving = sum(n.units for n in fleet.serving if self.serves(n))
         self._serial = memory.serial
 
     # Most turns launch nothing: what only launches need is worked out when the first one asks.
@@ -140,27 +143,6 @@ class Turn:
             return f"paused by {self.memory.pause.by}: {self.memory.pause.reason}"
         return ""
 
-    def count(self, market: Market) -> int:
-        """Units of a market, ready or coming, after this turn's decisions."""
-        return self._counted[market]
-
-    def working(self, market: Market) -> int:
-        """Units of a market that have booted, after this turn's decisions."""
-        return self._working[market]
-
-    def sure(self, market: Market) -> int:
-        """Units of a market that may be relied on, after this turn's decisions."""
-        return self._sure[market]
-
-    def coming(self, market: Market) -> int:
-        """Units of a market that count towards wanted and have not booted yet."""
-        return self.count(market) - self.working(market)
-
-    @property
-    def sure_in_all(self) -> int:
-        """Units that may be relied on, after this turn's decisions."""
-        return sum(self._sure.values())
-
     @lazy
     def kept(self) -> int | None:
         """Units in all up to which on-demand nodes stand in for spot, None where they do for all of it.
@@ -177,39 +159,15 @@ class Turn:
         """True when this turn launches something new."""
         return self._serial > self.memory.serial
 
-    def may_choose(self, units: int = 1) -> bool:
-        """True while the disruption budget has room for a drain by choice. One node alone always may."""
-        return self.by_choice == 0 or self.by_choice + units <= self.pool.disruption_budget
-
     @property
     def advised(self) -> tuple[Node, ...]:
         """Nodes that should make way for a successor: no more at once than may drain by choice."""
         found, going = [], self.by_choice
         for node in self._recommended:
-            fits = going == 0 or going + node.units <= self.pool.disruption_budget
-            if fits and node.id not in self.leaving:
+            if self.fits(going, node.units) and node.id not in self.leaving:
                 found.append(node)
                 going += node.units
         return tuple(found)
-
-    def serves(self, node: Node) -> bool:
-        """A node gets new requests, answers, and is not on its way out, this turn's decisions counted in."""
-        stays = node.drain is None or node.id in self.returning
-        return node.serving and node.healthy and stays and node.id not in self.leaving
-
-    def serving_without(self, node: Node) -> int:
-        """Units that serve beside a node, after this turn's decisions."""
-        return self._serving - node.units * self.serves(node)
-
-    def leave(self, node: Node) -> None:
-        """Count a node out for the rest of this turn."""
-        if node.id not in self.leaving:
-            self._serving -= node.units * self.serves(node)
-            self.leaving.add(node.id)
-            market, units = node.placement.market, node.units
-            self._counted[market] -= node.capacity * units
-            self._working[market] -= node.working * units
-            self._sure[market] -= node.sure * units
 
     # -- what is decided ---------------------------------------------------------------------------
 
@@ -361,22 +319,14 @@ class Turn:
 
     def stop(self, node: Node, reason: str) -> None:
         """Stop a warm standby, once it is sure that it does not work."""
-        if not (self._may_work(ActionKind.STOP, node) or self._held_back(ActionKind.STOP, node)):
+        if not (self._under_way(ActionKind.STOP, node) or self._refused(Act.STOP, node, Cause.STANDBY)):
             token = intent_key(node.id, ActionKind.STOP)
             self.actions.append(Stop(token=token, node=node.id, reason=reason))
 
     def drain(self, node: Node, deadline: float, cause: Cause, reason: str) -> bool:
-        """Take a node out of service; True when it was planned.
-
-        A doomed node may always be; anything else waits for a clear view.
-        """
-        if node.id in self.leaving or node.drain is not None:
+        """Take a node out of service; True when it was planned."""
+        if node.id in self.leaving or node.drain is not None or self._refused(Act.DRAIN, node, cause):
             return False
-        if cause is not Cause.NOTICE:
-            refusal = self.frozen(node.placement.region)
-            if refusal:
-                self.defer(ActionKind.DRAIN, refusal, node=node.id)
-                return False
         self.leave(node)
         if cause.by_choice and (node.phase is Phase.READY or node.serving) and node.standby is None:
             self.by_choice += node.units
@@ -389,54 +339,55 @@ class Turn:
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=Cause.NOTICE, reason=reason))
 
     def undrain(self, node: Node, reason: str) -> bool:
-        """Put a draining node back to work; True when it was planned.
-
-        It is ready at once if it answers, but may be relied on only when it is in the target set again. This
-        ends nothing and costs nothing: it waits neither for a list nor for the journal.
-        """
-        if not self.world.leading:
-            self.defer(ActionKind.UNDRAIN, self.frozen(node.placement.region), node=node.id)
+        """Put a node that drains, or was to end, back to work; True when it was planned."""
+        cause = Cause.EXCESS if node.drain is None else node.drain.cause
+        if self._refused(Act.UNDRAIN, node, cause):
             return False
-        self.returning.add(node.id)
-        self._serving += node.units * self.serves(node)
+        self.come_back(node)
         self.budget.take_node(node.units)
-        if node.drains_by_choice:
-            self.by_choice -= node.units
-        if node.standby is not StandbyKind.STOPPED:
-            sure = node.answers and node.in_service
-            counted = (self._counted, self._working, *((self._sure,) if sure else ()))
-            for counts in counted:
-                counts[node.placement.market] += node.units
         self.actions.append(Undrain(node=node.id, reason=reason))
         return True
 
-    def terminate(self, node: Node, cause: Cause, reason: str) -> None:
-        """End a node, once it is sure that it does not work any more."""
-        if self._may_work(ActionKind.TERMINATE, node) or self._held_back(ActionKind.TERMINATE, node):
-            return
+    def allows(self, act: Act, node: Node, cause: Cause = Cause.EXCESS) -> bool:
+        """The gate says yes to what might be proposed."""
+        return not disruption.may(self, act, node, cause)
+
+    def terminate(self, node: Node, cause: Cause, reason: str) -> bool:
+        """End a node, once it is sure that it does not work any more; True when it was planned."""
+        if self._under_way(ActionKind.TERMINATE, node) or self._refused(Act.END, node, cause):
+            return False
         self.leave(node)
         if cause is Cause.BOOT:
             self.given_up.add(node.id)
         token = intent_key(node.id, ActionKind.TERMINATE)
         self.actions.append(Terminate(token=token, node=node.id, cause=cause, reason=reason))
+        return True
 
     def next_outgoing(self) -> str:
         """The longest-waiting outgoing node that nothing replaces yet; empty when there is none."""
         return self._unpaired.popleft() if self._unpaired else ""
 
-    def _may_work(self, kind: ActionKind, node: Node) -> bool:
-        """True when a node that should go may be at work all the same: it stays."""
-        why = self.at_work.why_it_stays(node)
-        if why:
-            verb = "end" if kind is ActionKind.TERMINATE else str(kind)
-            self.note(f"{node.id} should {verb} and stays: {why}")
-            self.defer(kind, why, node=node.id)
-        return bool(why)
+    def _refused(self, act: Act, node: Node, cause: Cause) -> bool:
+        """True when the gate says no. It is said why: what waits for a clear view is put off."""
+        why = disruption.may(self, act, node, cause)
+        if not why:
+            return False
+        blind = why == self.frozen(node.placement.region)
+        if blind or act is not Act.DRAIN or cause is Cause.NOTICE:
+            self.defer(_KINDS[act], why, node=node.id)
+        if not blind:
+            text, otherwise = disruption.refusal(act, node, cause, why)
+            self.note_serving(node, text, otherwise=otherwise)
+        return True
+
+    def _under_way(self, kind: ActionKind, node: Node) -> bool:
+        """True when the same call is under way."""
+        intent = self.memory.intents.get(intent_key(node.id, kind))
+        return intent is not None and not intent.due(self.now, self.pool.patience.effect_timeout)
 
     def _held_back(self, kind: ActionKind, node: Node) -> bool:
         """True when the view is not clear enough, or the same call is already under way."""
-        intent = self.memory.intents.get(intent_key(node.id, kind))
-        if intent is not None and not intent.due(self.now, self.pool.patience.effect_timeout):
+        if self._under_way(kind, node):
             return True
         refusal = self.frozen(node.placement.region)
         if refusal:

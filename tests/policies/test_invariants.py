@@ -233,7 +233,8 @@ def test_a_plan_with_a_violation_keeps_only_what_cannot_harm(
 
     def broken(turn: Any) -> None:
         turn.actions += [*(launch(f"bug{i}") for i in range(9)), end("s1")]
-        turn.drain(turn.fleet.by_id["s0"], turn.now + 20.0, Cause.EXCESS, "a bug")
+        turn.leave(turn.fleet.by_id["s0"])
+        turn.actions.append(Drain(node="s0", deadline=turn.now + 20.0, cause=Cause.EXCESS, reason="a bug"))
         turn.drain(turn.fleet.by_id["o1"], turn.now + 20.0, Cause.NOTICE, "a notice")
 
     monkeypatch.setattr(deciding.capacity, "replenish", broken)

@@ -18,7 +18,7 @@ from orchestrator.daemon.pool_run import PoolRun
 from orchestrator.journal.sqlite import SqliteFile
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.shared import SharedLease
-from policies import budget, drain, facts, failsafe, fleet, interruption, invariants, prices, swap, trials
+from policies import at_work, budget, drain, facts, failsafe, fleet, interruption, invariants, prices, trials
 from policies.at_work import AtWork
 from policies.events import NodeGone
 from policies.limits import Budget
@@ -147,7 +147,7 @@ ends_what_serves: Patch = instead(AtWork, "why_it_stays", lambda *_: "")
 
 silence_is_loss: Patch = partial(
     _all,
-    *(instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, swap)),
+    *(instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, at_work)),
     instead(AtWork, "_targets", {}),
 )
 """What this host cannot reach is lost, whatever the balancers say."""
