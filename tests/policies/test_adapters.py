@@ -73,13 +73,13 @@ def test_the_order_of_mappings_makes_no_difference(board, chance: random.Random)
     assert assign(wanted, shuffled(use), shuffled(has), slots=slots) == assign(wanted, use, has, slots=slots)
 
 
-def test_where_all_fit_every_node_holds_all():
+def test_where_all_fit_every_node_holds_all() -> None:
     has = {"i-1": frozenset("a"), "i-2": frozenset()}
     for slots in (None, 3):
         assert assign(("a", "b", "c"), {}, has, slots=slots) == dict.fromkeys(has, frozenset("abc"))
 
 
-def test_what_a_request_waits_for_takes_the_place_of_what_is_used_least():
+def test_what_a_request_waits_for_takes_the_place_of_what_is_used_least() -> None:
     use = asked(a=9.0, b=1.0, c=5.0) | {"d": AdapterUse(waiting=True)}
     has = {"i-1": frozenset("ab"), "i-2": frozenset("ac")}
     found = assign(tuple("abcd"), use, has, slots=2)
@@ -87,13 +87,13 @@ def test_what_a_request_waits_for_takes_the_place_of_what_is_used_least():
     assert sum("d" in held for held in found.values()) == 1
 
 
-def test_what_waits_does_not_push_out_what_waits_too():
+def test_what_waits_does_not_push_out_what_waits_too() -> None:
     use = {name: AdapterUse(waiting=True) for name in "abc"}
     found = assign(tuple("abc"), use, {"i-1": frozenset("a")}, slots=1)
     assert found == {"i-1": frozenset("a")}
 
 
-def test_a_little_more_use_moves_nothing_and_much_more_does():
+def test_a_little_more_use_moves_nothing_and_much_more_does() -> None:
     has = {"i-1": frozenset("a")}
     assert assign(("a", "b"), asked(a=3.0, b=5.0), has, slots=1) == has
     assert assign(("a", "b"), asked(a=3.0, b=7.0), has, slots=1) == {"i-1": frozenset("b")}
@@ -117,20 +117,20 @@ def test_use_that_wavers_moves_nothing(count, nodes, slots, skew):
         assert found == has
 
 
-def test_one_that_most_requests_ask_for_is_held_by_several_nodes():
+def test_one_that_most_requests_ask_for_is_held_by_several_nodes() -> None:
     use = asked(a=100.0, b=1.0, c=1.0, d=1.0)
     has = {"i-1": frozenset("a"), "i-2": frozenset("b"), "i-3": frozenset("c")}
     found = assign(tuple("abcd"), use, has, slots=1)
     assert sum("a" in held for held in found.values()) > 1
 
 
-def test_what_a_lost_node_alone_had_goes_to_the_others():
+def test_what_a_lost_node_alone_had_goes_to_the_others() -> None:
     use = asked(a=9.0, b=8.0, c=1.0, d=1.0)
     found = assign(tuple("abcd"), use, {"i-1": frozenset("cd")}, slots=2)
     assert found == {"i-1": frozenset("ab")}
 
 
-def test_more_than_fit_are_let_go_of_by_use():
+def test_more_than_fit_are_let_go_of_by_use() -> None:
     found = assign(tuple("abc"), asked(a=1.0, b=5.0, c=3.0), {"i-1": frozenset("abc")}, slots=2)
     assert found == {"i-1": frozenset("bc")}
 

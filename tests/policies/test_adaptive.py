@@ -129,14 +129,14 @@ def launches(plan, market):
 # -- arithmetic ------------------------------------------------------------------------------------------
 
 
-def test_the_distribution_of_missing_nodes_by_hand():
+def test_the_distribution_of_missing_nodes_by_hand() -> None:
     assert with_zone([1.0], 0.1, 0.5, 1) == pytest.approx([0.9, 0.1])
     assert with_zone([1.0], 0.1, 0.5, 3) == pytest.approx([0.9, 0.05, 0.0, 0.05])
     both = with_zone([0.9, 0.1], 0.1, 0.5, 1)
     assert both == pytest.approx([0.81, 0.18, 0.01])
 
 
-def test_bundles_of_nodes_keep_the_mean():
+def test_bundles_of_nodes_keep_the_mean() -> None:
     fine = with_zone(with_zone([1.0], 0.1, 0.5, 40), 0.2, 0.5, 20)
     coarse = with_zone(with_zone([1.0], 0.1, 0.5, 40, 10), 0.2, 0.5, 20, 10)
     assert sum(coarse) == pytest.approx(1.0)
@@ -145,7 +145,7 @@ def test_bundles_of_nodes_keep_the_mean():
     )
 
 
-def test_j_by_hand():
+def test_j_by_hand() -> None:
     odds = Odds([zone(count=2), zone(price=0.4, count=1, region="s")], wanted=3, penalty=100.0, churn=0.0)
     odds.later = False
     missing = odds.missing()
@@ -156,7 +156,7 @@ def test_j_by_hand():
     assert odds.value(missing, 3, odds.spot_cost(), 3) == pytest.approx(1.0 + 3.0)
 
 
-def test_zones_of_a_region_fall_together_and_each_as_often_as_before():
+def test_zones_of_a_region_fall_together_and_each_as_often_as_before() -> None:
     def missing(region, down):
         zones = [zone(count=1, down=0.01), zone(count=1, down=down, region=region)]
         odds = Odds(zones, wanted=2, penalty=100.0, churn=0.0)
@@ -171,7 +171,7 @@ def test_zones_of_a_region_fall_together_and_each_as_often_as_before():
         assert near[2] == pytest.approx(TOGETHER * down, rel=0.05, abs=1e-12)
 
 
-def test_the_best_number_of_on_demand_nodes_is_the_best_of_all():
+def test_the_best_number_of_on_demand_nodes_is_the_best_of_all() -> None:
     for down in (0.0, 0.004, 0.02, 0.3):
         odds = Odds([zone(down=down, count=3), zone(down=down, count=3)], wanted=6, penalty=80.0, churn=0.1)
         odds.later = False
@@ -182,7 +182,7 @@ def test_the_best_number_of_on_demand_nodes_is_the_best_of_all():
         assert tried[count] == pytest.approx(min(tried))
 
 
-def test_standbys_that_start_in_time_cover_the_first_that_are_missing():
+def test_standbys_that_start_in_time_cover_the_first_that_are_missing() -> None:
     bare = Odds([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0)
     covered = Odds([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0, free=2)
     cost = bare.spot_cost()
@@ -190,13 +190,13 @@ def test_standbys_that_start_in_time_cover_the_first_that_are_missing():
     assert bare.value(bare.missing(), 2, cost, 0) > cost
 
 
-def test_a_higher_availability_costs_a_higher_penalty():
+def test_a_higher_availability_costs_a_higher_penalty() -> None:
     values = [adaptive.penalty(a) for a in (0.99, 0.999, 0.9999, 1.0)]
     assert values == sorted(values)
     assert values[1] == pytest.approx(adaptive.PENALTY)
 
 
-def test_start_times_are_learned_and_the_gap_follows():
+def test_start_times_are_learned_and_the_gap_follows() -> None:
     fleet = Fleet()
     fleet.memory = replace(fleet.memory, timings={hazard.ON_DEMAND_START: RunningMean(mean=90.0)})
     when = times_of(fleet)
@@ -225,12 +225,12 @@ def whole(replicas=4, since=DAY):
     return fleet
 
 
-def test_an_old_fleet_of_spot_is_left_alone():
+def test_an_old_fleet_of_spot_is_left_alone() -> None:
     plan = whole(since=10 * DAY).decide()
     assert not [a for a in plan.actions if isinstance(a, Launch | Drain | Terminate)]
 
 
-def test_a_notice_is_answered_in_the_same_turn():
+def test_a_notice_is_answered_in_the_same_turn() -> None:
     plan = whole().doom("n0").decide()
     assert [a.node for a in plan.actions if isinstance(a, Drain)] == ["n0"]
     found = [a for a in plan.actions if isinstance(a, Launch)]
@@ -238,7 +238,7 @@ def test_a_notice_is_answered_in_the_same_turn():
     assert place("a") not in {a.placement for a in found}, "its zone has announced a loss"
 
 
-def test_where_on_demand_starts_sooner_it_bridges_until_spot_is_ready():
+def test_where_on_demand_starts_sooner_it_bridges_until_spot_is_ready() -> None:
     fleet = whole().doom("n0")
     fleet.pool = replace(fleet.pool, adaptive=AdaptiveRules(spot_start=600.0, on_demand_start=90.0))
     plan = fleet.decide()
@@ -246,14 +246,14 @@ def test_where_on_demand_starts_sooner_it_bridges_until_spot_is_ready():
     assert len(launches(plan, Market.SPOT)) == 1
 
 
-def test_a_stopped_standby_is_started_for_what_is_lost():
+def test_a_stopped_standby_is_started_for_what_is_lost() -> None:
     fleet = whole().add("s", place("b", Market.ON_DEMAND), stopped=True).doom("n0")
     fleet.pool = replace(fleet.pool, standby=StandbyRules(stopped=1))
     plan = fleet.decide()
     assert [a.node for a in plan.actions if isinstance(a, Start)] == ["s"]
 
 
-def test_with_a_backup_that_fits_into_the_notice_nothing_is_insured():
+def test_with_a_backup_that_fits_into_the_notice_nothing_is_insured() -> None:
     young = whole(since=1000.0)
     insured = young.decide()
     assert [a for a in insured.actions if isinstance(a, Launch)], "young zones are insured at 180 s"
@@ -261,7 +261,7 @@ def test_with_a_backup_that_fits_into_the_notice_nothing_is_insured():
     assert not [a for a in young.decide().actions if isinstance(a, Launch)]
 
 
-def test_a_zone_that_just_came_back_gets_one_scout_at_most():
+def test_a_zone_that_just_came_back_gets_one_scout_at_most() -> None:
     fleet = Fleet()
     for n in range(4):
         fleet.add(f"o{n}", place("a", Market.ON_DEMAND))
@@ -289,7 +289,7 @@ def test_a_zone_not_looked_at_for_long_gets_a_scout_that_is_not_worth_it(unseen,
         assert "not seen for 6 h" in found[0].reason
 
 
-def test_a_zone_that_took_nodes_gets_none_for_a_while():
+def test_a_zone_that_took_nodes_gets_none_for_a_while() -> None:
     fleet = Fleet().add("a1", place("a")).add("b1", place("b")).add("b2", place("b")).add("b3", place("b"))
     fleet.doom("a1")
     fleet.pool = replace(fleet.pool, replicas=8, limits=Limits(surge=8))
@@ -298,7 +298,7 @@ def test_a_zone_that_took_nodes_gets_none_for_a_while():
     assert {a.placement.zone for a in launches(plan, Market.SPOT)} <= {"b"}
 
 
-def test_cover_is_given_back_when_spot_is_old_and_never_below_wanted():
+def test_cover_is_given_back_when_spot_is_old_and_never_below_wanted() -> None:
     fleet = whole(since=10 * DAY).add("o", place("a", Market.ON_DEMAND))
     assert [a.node for a in fleet.decide().actions if isinstance(a, Drain)] == ["o"]
     short = Fleet(4)
@@ -314,7 +314,7 @@ def silent_for_a_moment(fleet, *nodes):
     return fleet
 
 
-def test_what_fails_one_look_stays_while_the_others_are_too_few():
+def test_what_fails_one_look_stays_while_the_others_are_too_few() -> None:
     """It may be serving, and the next look may show it."""
     fleet = Fleet(4).add("o", place("a", Market.ON_DEMAND)).add("n3", place("b"), since=60.0)
     for n in range(3):
@@ -332,32 +332,32 @@ def test_what_fails_one_look_is_no_part_of_the_floor(silent, goes):
     assert [a.node for a in plan.actions if isinstance(a, Drain) and a.node.startswith("o")] == goes
 
 
-def test_what_an_earlier_daemon_launched_is_no_surplus_boot():
+def test_what_an_earlier_daemon_launched_is_no_surplus_boot() -> None:
     """With an old journal it may be at work: one look that failed does not tell."""
     for node, ends in (("p/1/9", True), ("p/0/9", False)):  # of this epoch, and of the one before
         fleet = whole(since=10 * DAY).add(node, place("a", Market.ON_DEMAND), since=60.0)
         assert bool([a for a in fleet.decide().actions if isinstance(a, Terminate)]) is ends
 
 
-def test_the_floor_of_on_demand_is_launched_and_kept():
+def test_the_floor_of_on_demand_is_launched_and_kept() -> None:
     fleet = whole(since=10 * DAY)
     fleet.pool = replace(fleet.pool, spot_share=0.5)
     assert len(launches(fleet.decide(), Market.ON_DEMAND)) == 2
 
 
-def test_without_prices_it_says_so_and_waits():
+def test_without_prices_it_says_so_and_waits() -> None:
     plan = whole().doom("n0").decide(offers=())
     assert not [a for a in plan.actions if isinstance(a, Launch)]
     assert any("no on-demand price" in note for note in plan.notes)
 
 
-def test_reasons_can_be_read():
+def test_reasons_can_be_read() -> None:
     plan = whole().doom("n0").decide()
     assert all(a.reason for a in plan.actions)
     assert any("hazard" in a.reason for a in launches(plan, Market.SPOT)) or launches(plan, Market.ON_DEMAND)
 
 
-def test_the_best_number_of_on_demand_nodes_keeps_to_its_bounds():
+def test_the_best_number_of_on_demand_nodes_keeps_to_its_bounds() -> None:
     sure = Odds([zone(down=0.9, count=4)], wanted=4, penalty=100.0, churn=0.0, floor=3)
     sure.later = False
     assert sure.best(sure.missing(), 4, 0.0)[1] == 4  # of all four there may be need

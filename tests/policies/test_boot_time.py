@@ -23,7 +23,7 @@ def test_the_slowest_link_decides(weights, links, seconds):
     assert Boot(weights=weights, links=links).seconds == pytest.approx(REST + seconds, abs=1.0)
 
 
-def test_the_formula_has_the_numbers_of_the_sum():
+def test_the_formula_has_the_numbers_of_the_sum() -> None:
     assert Boot(weights=15.0, links=(S3, GP3)).formula == (
         "15 GiB of weights / 125 MiB/s (a gp3 volume) + 180 s for machine and engine = 303 s"
     )

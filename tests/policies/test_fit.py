@@ -38,7 +38,7 @@ def test_known_cases(need, gpus, parallel, fits):
     assert check(need, gpus, Split(tensor=parallel)).fits is fits
 
 
-def test_what_is_advised_fits_and_is_the_smallest_change():
+def test_what_is_advised_fits_and_is_the_smallest_change() -> None:
     text = check(SEVENTY, H100, Split(tensor=1)).text
     assert text == (
         "70B in 16 bits needs about 140 GB for its weights; 1 x H100 has 80 GiB: "
@@ -46,7 +46,7 @@ def test_what_is_advised_fits_and_is_the_smallest_change():
     )
 
 
-def test_a_request_that_is_too_long_is_named():
+def test_a_request_that_is_too_long_is_named() -> None:
     verdict = check(replace(EIGHT, context=131_072), A10G, Split(tensor=1))
     assert not verdict.fits
     assert "for one request of 131072 tokens" in verdict.text
@@ -54,7 +54,7 @@ def test_a_request_that_is_too_long_is_named():
     assert check(replace(EIGHT, context=16_384), A10G, Split(tensor=1)).fits
 
 
-def test_where_one_change_is_not_enough_two_are_named():
+def test_where_one_change_is_not_enough_two_are_named() -> None:
     need = replace(SEVENTY, context=131_072)
     assert check(need, replace(H100, count=1), Split(tensor=1)).text.endswith(
         "use 4 bits, with --max-model-len 65536"
@@ -62,18 +62,18 @@ def test_where_one_change_is_not_enough_two_are_named():
     assert check(replace(need, form=AWQ, context=65_536), H100, Split(tensor=1)).fits
 
 
-def test_more_gpus_than_there_are():
+def test_more_gpus_than_there_are() -> None:
     verdict = check(EIGHT, A10G, Split(tensor=8))
     assert not verdict.fits
     assert verdict.text.startswith("8 GPUs are asked for and the machine has 4 x A10G")
 
 
-def test_nothing_helps():
+def test_nothing_helps() -> None:
     need = Need(parameters=405e9, form=AWQ, context=2048)
     assert check(need, A10G, Split(tensor=4)).text.endswith("choose a machine with more GPU memory")
 
 
-def test_a_near_miss_is_tight_and_a_clear_one_is_not():
+def test_a_near_miss_is_tight_and_a_clear_one_is_not() -> None:
     assert check(replace(SEVENTY, form=FP8), H100, Split(tensor=1)).tight
     assert not check(SEVENTY, H100, Split(tensor=1)).tight
     assert not check(EIGHT, H100, Split(tensor=1)).tight
@@ -123,13 +123,13 @@ def known(model, **more):
     return Need(**{"parameters": model.parameters, "context": 8192, "shape": model} | more)
 
 
-def test_the_cache_is_what_vllm_said_it_needs():
+def test_the_cache_is_what_vllm_said_it_needs() -> None:
     """vllm-project/recipes#12: 62.00 GiB for 262,144 tokens; vllm-project/vllm#34076: 24.0 GiB."""
     assert known(CODER, context=262_144).cache == pytest.approx(62.0)
     assert known(shape("Qwen/Qwen3-Coder-30B-A3B-Instruct"), context=262_144).cache == pytest.approx(24.0)
 
 
-def test_the_cache_of_llama_4_on_one_of_eight_gpus():
+def test_the_cache_of_llama_4_on_one_of_eight_gpus() -> None:
     """vllm-project/vllm#16118: 24.00 GiB for 1,048,576 tokens on each of 8 GPUs."""
     need = known(shape("meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8"), context=1_048_576)
     split = Split(tensor=8)
@@ -152,31 +152,31 @@ def test_weights_on_a_gpu_are_as_engines_reported(model, form, split, measured):
     assert need.without_cache(split) - 2.0 == pytest.approx(measured, rel=0.03)
 
 
-def test_latent_attention_is_whole_on_each_gpu():
+def test_latent_attention_is_whole_on_each_gpu() -> None:
     need = known(DEEPSEEK, form=FP8, context=163_840)
     one, eight = (need.on_each(s) - need.without_cache(s) for s in (Split(), Split(tensor=8)))
     assert one == eight == pytest.approx(10.7, abs=0.1)
 
 
-def test_key_value_heads_are_not_cut_below_one():
+def test_key_value_heads_are_not_cut_below_one() -> None:
     need = known(LLAMA_70B, context=131_072)
     on = [need.on_each(Split(tensor=t)) - need.without_cache(Split(tensor=t)) for t in (4, 8, 16)]
     assert on == pytest.approx([10.0, 5.0, 5.0])
 
 
-def test_a_window_bounds_what_its_layers_hold():
+def test_a_window_bounds_what_its_layers_hold() -> None:
     gemma = shape("google/gemma-3-27b-it")
     short, long = (known(gemma, context=tokens).cache for tokens in (16_384, 131_072))
     whole = 10 * 2 * 16 * 128 * 2 / 2**30  # GiB a token of the layers that hold all
     assert long - short == pytest.approx(whole * (131_072 - 16_384))
 
 
-def test_linear_attention_holds_nothing_that_grows():
+def test_linear_attention_holds_nothing_that_grows() -> None:
     qwen = shape("Qwen/Qwen3-Next-80B-A3B-Instruct")
     assert known(qwen, context=262_144).cache == pytest.approx(6.0)  # 12 of 48 layers
 
 
-def test_experts_are_divided_over_copies_and_the_rest_is_not():
+def test_experts_are_divided_over_copies_and_the_rest_is_not() -> None:
     need = known(DEEPSEEK, form=FP8)
     alone, eight = (need.without_cache(Split(data=data, whole_experts=True)) for data in (1, 8))
     assert alone > 600
@@ -185,7 +185,7 @@ def test_experts_are_divided_over_copies_and_the_rest_is_not():
     assert dense.without_cache(Split(data=8)) == dense.without_cache(Split())
 
 
-def test_a_pipeline_is_as_full_as_its_longest_stage():
+def test_a_pipeline_is_as_full_as_its_longest_stage() -> None:
     need = known(DEEPSEEK, form=FP8)  # 61 layers in 4 stages: 16, not 15.25
     ratio = (need.without_cache(Split(pipeline=4)) - 2.0) / (need.without_cache(Split()) - 2.0)
     assert ratio == pytest.approx(16 / 61)
@@ -193,7 +193,7 @@ def test_a_pipeline_is_as_full_as_its_longest_stage():
     assert check(known(LLAMA_70B), replace(H100, count=2), Split(pipeline=2)).fits
 
 
-def test_adapters_take_their_places_whether_any_is_loaded():
+def test_adapters_take_their_places_whether_any_is_loaded() -> None:
     base = known(LLAMA_8B)
     one = known(LLAMA_8B, slots=1, rank=16)
     assert one.on_each(Split()) - base.on_each(Split()) == pytest.approx(44.06e6 * 2 / 2**30, rel=0.01)
@@ -203,12 +203,12 @@ def test_adapters_take_their_places_whether_any_is_loaded():
     assert cut == pytest.approx(0.536, abs=0.001)  # one factor of each matrix is whole on each GPU
 
 
-def test_adapters_of_an_unknown_shape_are_estimated():
+def test_adapters_of_an_unknown_shape_are_estimated() -> None:
     need = Need(parameters=8e9, context=8192, slots=1)
     assert need.adapters_on(Split()) == pytest.approx(known(LLAMA_8B, slots=1).adapters_on(Split()), rel=0.1)
 
 
-def test_adapters_that_are_too_many_are_named_with_how_many_fit():
+def test_adapters_that_are_too_many_are_named_with_how_many_fit() -> None:
     need = known(LLAMA_8B, context=8192, slots=32, rank=64)
     verdict = check(need, replace(A10G, count=1), Split())
     assert not verdict.fits
@@ -218,7 +218,7 @@ def test_adapters_that_are_too_many_are_named_with_how_many_fit():
     assert not check(replace(need, slots=fewer + 3), A10G, Split()).fits
 
 
-def test_the_sizes_among_which_heads_are_divided():
+def test_the_sizes_among_which_heads_are_divided() -> None:
     assert tensor_sizes(LLAMA_8B, 8) == (1, 2, 4, 8)
     assert tensor_sizes(shape("Qwen/Qwen2.5-7B"), 8) == (1, 2, 4)  # 28 heads
     assert tensor_sizes(shape("Qwen/Qwen2.5-0.5B"), 8) == (1, 2)  # 14
@@ -230,13 +230,13 @@ def test_the_sizes_among_which_heads_are_divided():
     assert "use tensor parallel 1, 2, 4, with" in verdict.text
 
 
-def test_a_machine_is_used_whole_where_its_gpus_do_not_divide_the_heads():
+def test_a_machine_is_used_whole_where_its_gpus_do_not_divide_the_heads() -> None:
     assert over_all(known(shape("Qwen/Qwen2.5-7B")), H100) == Split(tensor=4, pipeline=2)
     assert over_all(known(LLAMA_70B), H100) == Split(tensor=8)
     assert over_all(EIGHT, H100) == Split(tensor=8)
 
 
-def test_experts_in_blocks():
+def test_experts_in_blocks() -> None:
     model = shape("Qwen/Qwen3-235B-A22B-FP8")
     need = known(model, form=FP8, blocks=128)
     assert "--enable-expert-parallel" in check(need, H100, Split(tensor=8)).text
@@ -245,7 +245,7 @@ def test_experts_in_blocks():
     assert check(replace(need, blocks=0), H100, Split(tensor=8)).fits  # a scale a channel
 
 
-def test_a_gpu_that_does_not_read_the_weights():
+def test_a_gpu_that_does_not_read_the_weights() -> None:
     volta = Gpus(kind="V100", count=8, memory=32.0)
     verdict = check(replace(EIGHT, form=AWQ), volta, Split())
     assert not verdict.fits
@@ -253,23 +253,23 @@ def test_a_gpu_that_does_not_read_the_weights():
     assert check(replace(EIGHT, form=GPTQ), volta, Split()).fits
 
 
-def test_weights_that_save_no_time_are_named():
+def test_weights_that_save_no_time_are_named() -> None:
     assert "saves memory and no time" in check(replace(EIGHT, form=FP8), A10G, Split()).text
     assert "no time" not in check(replace(EIGHT, form=FP8), L40S, Split()).text
 
 
-def test_copies_need_gpus_of_their_own():
+def test_copies_need_gpus_of_their_own() -> None:
     verdict = check(EIGHT, H100, Split(tensor=4, data=4))
     assert not verdict.fits
     assert "16 GPUs are asked for" in verdict.text
 
 
-def test_what_is_said_of_a_split():
+def test_what_is_said_of_a_split() -> None:
     assert str(Split()) == "one GPU"
     assert str(Split(tensor=4, pipeline=2)) == "tensor parallel 4 and pipeline parallel 2"
 
 
-def test_weights_that_lie_outside_the_gpus():
+def test_weights_that_lie_outside_the_gpus() -> None:
     """vLLM's own example: 13 billion parameters in 16 bits on 24 GB, with 10 GiB outside."""
     gpu = Gpus(kind="RTX 4090", count=1, memory=24.0)
     need = Need(parameters=13e9, context=2048)
@@ -279,7 +279,7 @@ def test_weights_that_lie_outside_the_gpus():
     assert all_outside.on_each(Split()) == pytest.approx(need.on_each(Split()) - need.weights)
 
 
-def test_what_lies_outside_has_to_fit_there():
+def test_what_lies_outside_has_to_fit_there() -> None:
     gpus = Gpus(kind="L40S", count=2, memory=44.7, host=64.0)
     need = replace(SEVENTY, offload=40.0)
     verdict = check(need, gpus, Split(tensor=2))
@@ -290,7 +290,7 @@ def test_what_lies_outside_has_to_fit_there():
     assert check(small, replace(gpus, host=16.0), Split()).fits
 
 
-def test_a_model_that_drafts_takes_its_share():
+def test_a_model_that_drafts_takes_its_share() -> None:
     alone_, beside = replace(EIGHT, context=4096), replace(EIGHT, context=4096, draft=3.0)
     assert beside.on_each(Split(tensor=2)) == pytest.approx(alone_.on_each(Split(tensor=2)) + 1.5)
     verdict = check(beside, A10G, Split())
@@ -298,19 +298,19 @@ def test_a_model_that_drafts_takes_its_share():
     assert "GB, and 3.0 GiB for the model that drafts, for its weights" in verdict.text
 
 
-def test_32_bits_take_twice_16():
+def test_32_bits_take_twice_16() -> None:
     assert replace(EIGHT, form=DOUBLE).weights == pytest.approx(2 * EIGHT.weights)
     assert known(LLAMA_8B, form=DOUBLE).weights == pytest.approx(2 * known(LLAMA_8B).weights)
 
 
-def test_weights_alone_are_all_that_is_held_against_all_gpus():
+def test_weights_alone_are_all_that_is_held_against_all_gpus() -> None:
     assert alone(SEVENTY, H100).fits
     verdict = alone(SEVENTY, A10G)
     assert not verdict.fits
     assert verdict.text == ("70B in 16 bits needs about 140 GB for its weights alone; 4 x A10G has 90 GiB")
 
 
-def test_what_a_guessed_cache_decides_is_never_certain():
+def test_what_a_guessed_cache_decides_is_never_certain() -> None:
     """Models with linear attention hold long requests where others of their size do not."""
     gpus = Gpus(kind="RTX 5090", count=2, memory=31.8)
     long = Need(parameters=27e9, context=262_144, form=FP8)

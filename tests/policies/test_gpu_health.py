@@ -28,17 +28,12 @@ RULES = GpuRules(throttled_for=60.0, slow_share=0.5, slow_for=60.0, again_after=
 DBE = "Xid 48: a double-bit error in GPU memory"
 
 
-@pytest.fixture
-def toy() -> Make:
+def whole(replicas: int = 10, rules: GpuRules = RULES, **changes: Any) -> ToyCloud:
     """A whole pool of ten."""
-
-    def make(replicas: int = 10, rules: GpuRules = RULES, **changes: Any) -> Any:
-        made = CheckedCloud(quick_pool(replicas, **{"gpu": rules, **changes}))
-        made.settle()
-        assert len(made.alive()) == replicas
-        return made
-
-    return make
+    made = CheckedCloud(quick_pool(replicas, **{"gpu": rules, **changes}))
+    made.settle()
+    assert len(made.alive()) == replicas
+    return made
 
 
 def broken(node: str, remedy: Remedy = Remedy.RESET) -> GpuState:
@@ -96,8 +91,8 @@ def suspects(plans: list[Any]) -> set[str]:
 # -- broken -------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_gpu_drains_its_node_at_once_and_another_takes_its_place(toy: Make) -> None:
-    toy = toy()
+def test_a_broken_gpu_drains_its_node_at_once_and_another_takes_its_place() -> None:
+    toy = whole()
     node = toy.alive(Market.SPOT)[0]
     breaks(toy, node)
     (drain,) = acts([toy.turn()], Drain)
@@ -109,8 +104,8 @@ def test_a_broken_gpu_drains_its_node_at_once_and_another_takes_its_place(toy: M
     assert sentence(event) == f"to be replaced: {drain.reason}"
 
 
-def test_requests_in_flight_get_their_budget(toy: Make) -> None:
-    toy = toy()
+def test_requests_in_flight_get_their_budget() -> None:
+    toy = whole()
     toy.load(3)
     node = toy.alive()[0]
     breaks(toy, node)
@@ -122,15 +117,15 @@ def test_requests_in_flight_get_their_budget(toy: Make) -> None:
 
 
 @pytest.mark.parametrize("remedy", [Remedy.NOTHING, Remedy.PERSON, Remedy.RESTART])
-def test_what_asks_for_less_than_a_reset_replaces_nothing(toy: Make, remedy: Remedy) -> None:
-    toy = toy()
+def test_what_asks_for_less_than_a_reset_replaces_nothing(remedy: Remedy) -> None:
+    toy = whole()
     toy.gpus[toy.alive()[0]] = broken(toy.alive()[0], remedy)
     assert acts(toy.run(120.0), Drain) == []
     assert condemned(toy) == []
 
 
-def test_the_only_node_stays_until_its_replacement_is_ready(toy: Make) -> None:
-    toy = toy(1, spot_share=0.0)
+def test_the_only_node_stays_until_its_replacement_is_ready() -> None:
+    toy = whole(1, spot_share=0.0)
     node = toy.alive()[0]
     breaks(toy, node)
     lowest = min(len(toy.active()) for _ in toy.run(2.0) for _ in toy.run(2.0))
@@ -139,8 +134,8 @@ def test_the_only_node_stays_until_its_replacement_is_ready(toy: Make) -> None:
     leaves(toy, node)
 
 
-def test_the_only_node_serves_on_where_no_other_one_can_be_had(toy: Make) -> None:
-    toy = toy(1, spot_share=0.0)
+def test_the_only_node_serves_on_where_no_other_one_can_be_had() -> None:
+    toy = whole(1, spot_share=0.0)
     node = toy.alive()[0]
     toy.set_capacity(Market.ON_DEMAND, 0)
     breaks(toy, node)
@@ -148,8 +143,8 @@ def test_the_only_node_serves_on_where_no_other_one_can_be_had(toy: Make) -> Non
     assert toy.active() == [node]
 
 
-def test_a_node_with_a_notice_goes_by_its_notice(toy: Make) -> None:
-    toy = toy()
+def test_a_node_with_a_notice_goes_by_its_notice() -> None:
+    toy = whole()
     node = toy.alive(Market.SPOT)[0]
     toy.reclaim(node, 60.0)
     toy.turn()
@@ -158,8 +153,8 @@ def test_a_node_with_a_notice_goes_by_its_notice(toy: Make) -> None:
     assert condemned(toy) == []
 
 
-def test_a_fault_overtakes_what_an_operator_asked_for(toy: Make) -> None:
-    toy = toy()
+def test_a_fault_overtakes_what_an_operator_asked_for() -> None:
+    toy = whole()
     toy.set_capacity(Market.SPOT, 0)
     toy.set_capacity(Market.ON_DEMAND, 0)
     node = toy.alive(Market.SPOT)[0]
@@ -169,8 +164,8 @@ def test_a_fault_overtakes_what_an_operator_asked_for(toy: Make) -> None:
     assert [(d.node, d.cause) for d in acts(toy.run(4.0), Drain)] == [(node, Cause.GPU)]
 
 
-def test_a_request_outlives_the_daemon(toy: Make) -> None:
-    toy = toy(1, spot_share=0.0)
+def test_a_request_outlives_the_daemon() -> None:
+    toy = whole(1, spot_share=0.0)
     node = toy.alive()[0]
     breaks(toy, node)
     toy.run(4.0)
@@ -181,8 +176,8 @@ def test_a_request_outlives_the_daemon(toy: Make) -> None:
 
 
 @pytest.mark.parametrize("what", ["paused", "follower", "no journal", "switched off"])
-def test_nothing_goes_while_nothing_may(toy: Make, what: str) -> None:
-    toy = toy(rules=replace(RULES, replace=what != "switched off"))
+def test_nothing_goes_while_nothing_may(what: str) -> None:
+    toy = whole(rules=replace(RULES, replace=what != "switched off"))
     node = toy.alive()[0]
     if what == "paused":
         toy.pause()
@@ -202,17 +197,17 @@ def test_nothing_goes_while_nothing_may(toy: Make, what: str) -> None:
 # -- too many at once, and liars ----------------------------------------------------------------------------
 
 
-def test_as_many_as_may_be_unhealthy_go_at_once(toy: Make) -> None:
-    toy = toy()
+def test_as_many_as_may_be_unhealthy_go_at_once() -> None:
+    toy = whole()
     breaks(toy, *toy.alive()[:3])
     assert len(acts([toy.turn()], Drain)) == 3
     toy.settle()
     assert len(toy.answering()) == 10
 
 
-def test_more_go_one_at_a_time_and_none_before_its_replacement(toy: Make) -> None:
+def test_more_go_one_at_a_time_and_none_before_its_replacement() -> None:
     """Whether half of a pool broke or half of its agents lie: clients lose nothing."""
-    toy = toy()
+    toy = whole()
     doubted = toy.alive()[:6]
     breaks(toy, *doubted)
     plans, lowest = [], 10
@@ -227,9 +222,9 @@ def test_more_go_one_at_a_time_and_none_before_its_replacement(toy: Make) -> Non
     assert "an hour" in suspects(plans)
 
 
-def test_agents_that_lie_for_ever_neither_take_the_pool_down_nor_make_it_boot_without_end(toy: Make) -> None:
+def test_agents_that_lie_for_ever_neither_take_the_pool_down_nor_make_it_boot_without_end() -> None:
     """Every node, also each new one, says that its GPU is broken."""
-    toy, launched = toy(), 0
+    toy, launched = whole(), 0
     launched = toy.count
     for _ in range(900):
         breaks(toy, *toy.alive())
@@ -238,8 +233,8 @@ def test_agents_that_lie_for_ever_neither_take_the_pool_down_nor_make_it_boot_wi
     assert toy.count - launched <= 3
 
 
-def test_the_next_hour_has_its_own_share(toy: Make) -> None:
-    toy = toy()
+def test_the_next_hour_has_its_own_share() -> None:
+    toy = whole()
     for _ in range(4):
         breaks(toy, toy.alive()[0])
         toy.run(120.0)
@@ -252,8 +247,8 @@ def test_the_next_hour_has_its_own_share(toy: Make) -> None:
 
 
 @pytest.mark.parametrize("trouble", [hot, slow])
-def test_a_doubted_node_serves_until_its_replacement_is_ready(toy: Make, trouble: Make) -> None:
-    toy = toy()
+def test_a_doubted_node_serves_until_its_replacement_is_ready(trouble: Make) -> None:
+    toy = whole()
     node = toy.alive(Market.SPOT)[0]
     assert acts(trouble(toy, node, seconds=58.0), Drain) == []
     plans, lowest = [], 10
@@ -269,8 +264,8 @@ def test_a_doubted_node_serves_until_its_replacement_is_ready(toy: Make, trouble
 
 
 @pytest.mark.parametrize("trouble", [hot, slow])
-def test_doubted_nodes_go_one_at_a_time_with_a_pause_between(toy: Make, trouble: Make) -> None:
-    toy = toy()
+def test_doubted_nodes_go_one_at_a_time_with_a_pause_between(trouble: Make) -> None:
+    toy = whole()
     nodes = toy.alive()[:2]
     trouble(toy, *nodes, seconds=500.0)
     assert len(condemned(toy)) == 1
@@ -281,8 +276,8 @@ def test_doubted_nodes_go_one_at_a_time_with_a_pause_between(toy: Make, trouble:
     assert [e.node for e in condemned(toy)] == nodes
 
 
-def test_a_heat_wave_condemns_nobody_and_is_told(toy: Make) -> None:
-    toy = toy()
+def test_a_heat_wave_condemns_nobody_and_is_told() -> None:
+    toy = whole()
     plans = hot(toy, *toy.alive()[:4], seconds=300.0)
     assert condemned(toy) == []
     assert acts(plans, Drain) == []
@@ -290,8 +285,8 @@ def test_a_heat_wave_condemns_nobody_and_is_told(toy: Make) -> None:
     assert len(toy.active()) == 10
 
 
-def test_a_doubted_node_goes_on_for_ever_where_no_other_one_can_be_had(toy: Make) -> None:
-    toy = toy()
+def test_a_doubted_node_goes_on_for_ever_where_no_other_one_can_be_had() -> None:
+    toy = whole()
     toy.set_capacity(Market.SPOT, 0)
     toy.set_capacity(Market.ON_DEMAND, 0)
     node = toy.alive(Market.SPOT)[0]
@@ -299,8 +294,8 @@ def test_a_doubted_node_goes_on_for_ever_where_no_other_one_can_be_had(toy: Make
     assert node in toy.active()
 
 
-def test_a_doubted_node_that_is_well_again_before_its_replacement_is_ready_stays(toy: Make) -> None:
-    toy = toy()
+def test_a_doubted_node_that_is_well_again_before_its_replacement_is_ready_stays() -> None:
+    toy = whole()
     toy.set_capacity(Market.SPOT, 0)
     toy.set_capacity(Market.ON_DEMAND, 0)
     node = toy.alive(Market.SPOT)[0]
@@ -320,8 +315,8 @@ def test_a_doubted_node_that_is_well_again_before_its_replacement_is_ready_stays
 
 
 @pytest.mark.parametrize("what", ["nobody reads it", "the daemon was away", "it is broken"])
-def test_a_doubted_node_is_not_well_because_nobody_looked(toy: Make, what: str) -> None:
-    toy = toy()
+def test_a_doubted_node_is_not_well_because_nobody_looked(what: str) -> None:
+    toy = whole()
     toy.set_capacity(Market.SPOT, 0)
     toy.set_capacity(Market.ON_DEMAND, 0)
     node = toy.alive(Market.SPOT)[0]
@@ -337,8 +332,8 @@ def test_a_doubted_node_is_not_well_because_nobody_looked(toy: Make, what: str) 
     assert toy.memory.nodes[node].operator is not None
 
 
-def test_a_doubt_waits_until_the_pool_is_whole(toy: Make) -> None:
-    toy = toy()
+def test_a_doubt_waits_until_the_pool_is_whole() -> None:
+    toy = whole()
     toy.set_capacity(Market.SPOT, 0)
     toy.set_capacity(Market.ON_DEMAND, 0)
     toy.kill_engine(toy.alive()[0])
@@ -348,8 +343,8 @@ def test_a_doubt_waits_until_the_pool_is_whole(toy: Make) -> None:
     assert any("it waits until the pool is whole" in note for note in plans[-1].notes)
 
 
-def test_a_node_that_an_operator_took_back_is_spared(toy: Make) -> None:
-    toy = toy(1, spot_share=0.0)
+def test_a_node_that_an_operator_took_back_is_spared() -> None:
+    toy = whole(1, spot_share=0.0)
     node = toy.alive()[0]
     breaks(toy, node)
     toy.turn()
@@ -359,8 +354,8 @@ def test_a_node_that_an_operator_took_back_is_spared(toy: Make) -> None:
     assert len(condemned(toy)) == 1
 
 
-def test_a_reason_is_told_where_people_look(toy: Make) -> None:
-    toy = toy(1, spot_share=0.0)
+def test_a_reason_is_told_where_people_look() -> None:
+    toy = whole(1, spot_share=0.0)
     node = toy.alive()[0]
     breaks(toy, node)
     toy.run(4.0)
@@ -372,8 +367,8 @@ def test_a_reason_is_told_where_people_look(toy: Make) -> None:
 # -- replay -------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_node_that_stays_is_not_called_healthy(toy: Make) -> None:
-    toy = toy(rules=replace(RULES, replace=False))
+def test_a_broken_node_that_stays_is_not_called_healthy() -> None:
+    toy = whole(rules=replace(RULES, replace=False))
     node = toy.alive()[0]
     breaks(toy, node)
     toy.turn()
@@ -384,8 +379,8 @@ def test_a_broken_node_that_stays_is_not_called_healthy(toy: Make) -> None:
     assert why(shown, toy.memory, toy.now, restart) == "healthy"
 
 
-def test_the_same_turns_give_the_same_plans_and_the_journal_the_same_memory(toy: Make) -> None:
-    toy = toy()
+def test_the_same_turns_give_the_same_plans_and_the_journal_the_same_memory() -> None:
+    toy = whole()
     toy.record = True
     breaks(toy, toy.alive()[0])
     hot(toy, toy.alive()[1], seconds=120.0)

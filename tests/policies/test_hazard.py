@@ -57,7 +57,7 @@ def noticed(node, at, deadline):
     return NoticeSeen(at=at, notice=notice)
 
 
-def test_the_hazard_falls_with_the_time_that_a_zone_was_watched():
+def test_the_hazard_falls_with_the_time_that_a_zone_was_watched() -> None:
     zone = hazard.took(ZoneHistory(), 0.0)
     rates = [hazard.rate(zone, hours * HOUR) for hours in (0, 0.5, 2, 10, 100)]
     assert rates == sorted(rates, reverse=True)
@@ -65,20 +65,20 @@ def test_the_hazard_falls_with_the_time_that_a_zone_was_watched():
     assert rates[-1] == pytest.approx(hazard.RATE, abs=0.01)
 
 
-def test_time_in_which_nobody_looked_is_worth_less_than_time_watched():
+def test_time_in_which_nobody_looked_is_worth_less_than_time_watched() -> None:
     shut = hazard.refused(hazard.unknown(0.0), 0.0)
     watched = hazard.took(shut, 0.0)
     for hours in (0.5, 2.0, 8.0):
         assert hazard.rate(shut, hours * HOUR) > 1.3 * hazard.rate(watched, hours * HOUR)
 
 
-def test_a_zone_that_was_left_old_is_soon_like_one_never_seen():
+def test_a_zone_that_was_left_old_is_soon_like_one_never_seen() -> None:
     old = hazard.let_go(hazard.took(hazard.unknown(0.0), 0.0), 48 * HOUR)
     just_left, later = hazard.age(old, 48 * HOUR + 60), hazard.age(old, 72 * HOUR)
     assert just_left > 10 * later > 0
 
 
-def test_losses_at_one_instant_are_one_event_that_took_all():
+def test_losses_at_one_instant_are_one_event_that_took_all() -> None:
     zone = ZoneHistory()
     for _ in range(4):
         zone = hazard.took(zone, 0.0)
@@ -93,21 +93,21 @@ def test_losses_at_one_instant_are_one_event_that_took_all():
     assert hazard.share_taken(all_of_them) == pytest.approx((1 + hazard.WHOLE_PRIOR) / 2, rel=1e-3)
 
 
-def test_the_factor_is_losses_over_those_foretold_shrunk_to_the_whole():
+def test_the_factor_is_losses_over_those_foretold_shrunk_to_the_whole() -> None:
     zone = ZoneHistory(losses=6.0, expected=2.0)
     assert hazard.factor_of(zone, 1.0) == pytest.approx((6 + hazard.PRIOR) / (2 + hazard.PRIOR))
     assert hazard.all_factor({SPOT: zone}) == pytest.approx((6 + hazard.PRIOR) / (2 + hazard.PRIOR))
     assert hazard.all_factor({}) == 1.0
 
 
-def test_what_is_foretold_while_held_is_the_integral_of_the_hazard():
+def test_what_is_foretold_while_held_is_the_integral_of_the_hazard() -> None:
     zone = hazard.let_go(hazard.took(hazard.refused(hazard.unknown(0.0), 0.0), 0.0), 3 * HOUR)
     steps = 30_000
     integral = sum(hazard.base_rate((i + 0.5) * 3 / steps) for i in range(steps)) * 3 / steps
     assert zone.expected == pytest.approx(integral, rel=1e-4)
 
 
-def test_the_outlook_is_losses_over_time_of_use():
+def test_the_outlook_is_losses_over_time_of_use() -> None:
     zone = hazard.took(hazard.refused(hazard.unknown(0.0), 0.0), 0.0)
     for hours in (1.0, 6.0, 24.0):
         steps = 20_000
@@ -120,13 +120,13 @@ def survival(hours):
     return (hazard.SCALE / (hours + hazard.SCALE)) ** hazard.SHAPE * math.exp(-hazard.RATE * hours)
 
 
-def test_a_refusal_means_shut_where_nothing_is_held_and_crowded_where_something_is():
+def test_a_refusal_means_shut_where_nothing_is_held_and_crowded_where_something_is() -> None:
     assert hazard.age(hazard.refused(hazard.unknown(0.0), 0.0), 0.0) == 0.0
     held = hazard.took(hazard.unknown(0.0), 0.0)
     assert hazard.age(hazard.refused(held, 20 * HOUR), 20 * HOUR) == hazard.CROWDED
 
 
-def test_memory_learns_from_events_alone():
+def test_memory_learns_from_events_alone() -> None:
     memory = reduce(Memory(), opened("a"), opened("b"), seen("a"), seen("b"), seen("c", place=ON_DEMAND))
     assert set(memory.zones) == {SPOT}
     assert memory.zones[SPOT].held == 2
@@ -146,13 +146,13 @@ def test_memory_learns_from_events_alone():
     assert memory.zones[SPOT].bad_at == 6000.0
 
 
-def test_a_node_that_we_end_is_no_loss():
+def test_a_node_that_we_end_is_no_loss() -> None:
     memory = reduce(Memory(), opened("a"), seen("a"), NodeGone(at=9.0, node="a", cause=GoneCause.TERMINATED))
     assert memory.zones[SPOT].losses == 0.0
     assert memory.zones[SPOT].held == 0
 
 
-def test_an_adopted_node_says_nothing_of_start_times():
+def test_an_adopted_node_says_nothing_of_start_times() -> None:
     adopted = NodeSeen(
         at=500.0, node="a", token="x", placement=SPOT, launched_at=3.0, price=1.0, address="", standby=None
     )
@@ -160,7 +160,7 @@ def test_an_adopted_node_says_nothing_of_start_times():
     assert not memory.timings
 
 
-def test_storms_are_told_by_region_and_pass():
+def test_storms_are_told_by_region_and_pass() -> None:
     zones = {SPOT: hazard.lost(hazard.took(ZoneHistory(), 0.0), 100.0)}
     assert hazard.storms(zones, 200.0) == {"r": {SPOT}}
     assert hazard.storms(zones, 100.0 + hazard.STORM_FOR) == {}

@@ -49,21 +49,21 @@ def test_a_mark_that_is_not_seen_becomes_a_blank(mark):
     assert last_lines(f"a {mark} b", lines=3, most=50).split() in (["a", "b"], ["a"])
 
 
-def test_an_unfinished_sequence_takes_no_later_line_with_it():
+def test_an_unfinished_sequence_takes_no_later_line_with_it() -> None:
     assert last_lines("one\n\x1b]0;never ends\ntwo\n", lines=5, most=50) == "one\ntwo"
 
 
-def test_what_was_cut_off_is_told():
+def test_what_was_cut_off_is_told() -> None:
     assert last_lines("\n".join(map(str, range(100))), lines=2, most=500) == f"{CUT}\n98\n99"
     assert last_lines("x" * 100, lines=9, most=20) == f"{CUT}\n" + "x" * 16
     assert last_lines("é" * 100, lines=9, most=11) == f"{CUT}\n" + "é" * 3
 
 
-def test_a_flood_of_empty_lines_pushes_nothing_out():
+def test_a_flood_of_empty_lines_pushes_nothing_out() -> None:
     assert last_lines("out of memory\n" + "\r\n" * 500, lines=40, most=4096) == "out of memory"
 
 
-def test_a_megabyte_costs_its_end_only():
+def test_a_megabyte_costs_its_end_only() -> None:
     end = last_lines("x" * 1_000_000 + "\n" + "\x1b[31mthe last\x1b[0m", lines=40, most=4096)
     assert end.endswith("the last")
     assert len(end.encode()) <= 4096

@@ -72,6 +72,6 @@ def test_a_type_that_such_weights_cannot_be_computed_in(dtype):
     assert not hinted.certain
 
 
-def test_methods_that_the_engine_applies_itself():
+def test_methods_that_the_engine_applies_itself() -> None:
     assert all(map(on_load, ("fp8", "FP8", "fp8_per_channel", "bitsandbytes", "experts_int8")))
     assert not any(map(on_load, ("awq", "gptq", "compressed-tensors", "modelopt_fp4", "")))

@@ -28,17 +28,12 @@ SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
 HEEDS = RebalanceRules(replace=True, timeout=120.0)
 
 
-@pytest.fixture
-def toy() -> Make:
+def whole(**changes: Any) -> ToyCloud:
     """A whole pool of ten, seven on spot."""
-
-    def make(**changes: Any) -> Any:
-        made = CheckedCloud(quick_pool(10, **{"rebalance": HEEDS, **changes}))
-        made.settle()
-        assert len(made.alive(SPOT)) == 7
-        return made
-
-    return make
+    made = CheckedCloud(quick_pool(10, **{"rebalance": HEEDS, **changes}))
+    made.settle()
+    assert len(made.alive(SPOT)) == 7
+    return made
 
 
 def recommend(toy: ToyCloud, *nodes: str, **more: Any) -> None:
@@ -50,14 +45,14 @@ def acts(plans: list[Any], kind: type) -> list[Any]:
     return [a for plan in plans for a in plan.actions if isinstance(a, kind)]
 
 
-def test_by_default_nothing_is_done(toy: Make) -> None:
-    toy = toy(rebalance=RebalanceRules())
+def test_by_default_nothing_is_done() -> None:
+    toy = whole(rebalance=RebalanceRules())
     recommend(toy, *toy.alive(SPOT))
     assert acts(toy.run(120.0), Launch | Drain) == []
 
 
-def test_the_successor_is_ready_before_the_node_leaves(toy: Make) -> None:
-    toy = toy()
+def test_the_successor_is_ready_before_the_node_leaves() -> None:
+    toy = whole()
     node = toy.alive(SPOT)[0]
     recommend(toy, node)
     plans, lowest = [], 10
@@ -75,8 +70,8 @@ def test_the_successor_is_ready_before_the_node_leaves(toy: Make) -> None:
     assert (len(toy.alive(SPOT)), len(toy.alive(ON_DEMAND))) == (7, 3)
 
 
-def test_a_node_without_a_successor_goes_on_after_the_timeout(toy: Make) -> None:
-    toy = toy()
+def test_a_node_without_a_successor_goes_on_after_the_timeout() -> None:
+    toy = whole()
     node = toy.alive(SPOT)[0]
     toy.set_capacity(SPOT, 0)
     recommend(toy, node)
@@ -87,8 +82,8 @@ def test_a_node_without_a_successor_goes_on_after_the_timeout(toy: Make) -> None
     assert (len(toy.alive(SPOT)), len(toy.alive(ON_DEMAND))) == (7, 3)
 
 
-def test_a_successor_that_comes_too_late_is_given_back(toy: Make) -> None:
-    toy = toy(rebalance=RebalanceRules(replace=True, timeout=10.0))  # a boot takes 20 s
+def test_a_successor_that_comes_too_late_is_given_back() -> None:
+    toy = whole(rebalance=RebalanceRules(replace=True, timeout=10.0))  # a boot takes 20 s
     node = toy.alive(SPOT)[0]
     recommend(toy, node)
     plans = toy.run(200.0)
@@ -97,8 +92,8 @@ def test_a_successor_that_comes_too_late_is_given_back(toy: Make) -> None:
     assert len(toy.alive(SPOT)) == 7
 
 
-def test_a_whole_pool_of_recommendations_moves_no_faster_than_the_budget(toy: Make) -> None:
-    toy = toy(rebalance=RebalanceRules(replace=True, timeout=3600.0))
+def test_a_whole_pool_of_recommendations_moves_no_faster_than_the_budget() -> None:
+    toy = whole(rebalance=RebalanceRules(replace=True, timeout=3600.0))
     zone = toy.zone("a")
     recommend(toy, *zone)
     assert len(zone) >= 2
@@ -114,8 +109,8 @@ def test_a_whole_pool_of_recommendations_moves_no_faster_than_the_budget(toy: Ma
     assert (len(toy.alive(SPOT)), len(toy.alive(ON_DEMAND))) == (7, 3)
 
 
-def test_the_place_that_was_left_is_not_the_next_one_tried(toy: Make) -> None:
-    toy = toy()
+def test_the_place_that_was_left_is_not_the_next_one_tried() -> None:
+    toy = whole()
     node = toy.zone("a")[0]
     recommend(toy, node)
     toy.run(100.0)
@@ -124,16 +119,18 @@ def test_the_place_that_was_left_is_not_the_next_one_tried(toy: Make) -> None:
     assert left in toy.memory.reclaims  # a place with bad news has to be quiet for a while
 
 
-def test_recommended_places_get_no_launch_of_another_cause(toy: Make) -> None:
-    toy = toy(rebalance=RebalanceRules(replace=True, timeout=3600.0), limits=Limits(disruption=0.0, surge=3))
+def test_recommended_places_get_no_launch_of_another_cause() -> None:
+    toy = whole(
+        rebalance=RebalanceRules(replace=True, timeout=3600.0), limits=Limits(disruption=0.0, surge=3)
+    )
     recommend(toy, *toy.zone("a"), *toy.zone("b"))
     toy.reclaim(toy.zone("c")[0], 30.0)
     spot = [a for a in acts(toy.run(20.0), Launch) if a.placement.market is SPOT]
     assert {a.placement.zone for a in spot} <= {"c"}
 
 
-def test_an_interruption_overtakes_its_recommendation(toy: Make) -> None:
-    toy = toy()
+def test_an_interruption_overtakes_its_recommendation() -> None:
+    toy = whole()
     node = toy.alive(SPOT)[0]
     recommend(toy, node)
     toy.run(4.0)
@@ -144,8 +141,8 @@ def test_an_interruption_overtakes_its_recommendation(toy: Make) -> None:
 
 
 @pytest.mark.parametrize("change", ["cancelled", "on-demand", "restart"])
-def test_what_is_no_recommendation_of_a_spot_node_now(toy: Make, change: str) -> None:
-    toy = toy()
+def test_what_is_no_recommendation_of_a_spot_node_now(change: str) -> None:
+    toy = whole()
     node = toy.alive(ON_DEMAND if change == "on-demand" else SPOT)[0]
     recommend(toy, node, cancelled=change == "cancelled")
     if change == "restart":
@@ -157,8 +154,8 @@ def test_what_is_no_recommendation_of_a_spot_node_now(toy: Make, change: str) ->
     assert acts(toy.run(200.0), Launch | Drain) == []
 
 
-def test_what_a_node_says_of_itself_counts_within_the_same_budget(toy: Make) -> None:
-    toy = toy(rebalance=RebalanceRules(replace=True, timeout=3600.0))
+def test_what_a_node_says_of_itself_counts_within_the_same_budget() -> None:
+    toy = whole(rebalance=RebalanceRules(replace=True, timeout=3600.0))
     recommend(toy, *toy.alive(SPOT), confidence=Confidence.REPORTED)
     for _ in range(100):
         toy.turn()
@@ -166,8 +163,8 @@ def test_what_a_node_says_of_itself_counts_within_the_same_budget(toy: Make) -> 
         assert len(toy.fleet().ready) >= 10
 
 
-def test_without_room_for_one_more_nothing_happens(toy: Make) -> None:
-    toy = toy(limits=Limits(surge=0))
+def test_without_room_for_one_more_nothing_happens() -> None:
+    toy = whole(limits=Limits(surge=0))
     recommend(toy, toy.alive(SPOT)[0])
     plans = toy.run(60.0)
     assert acts(plans, Launch | Drain) == []

@@ -14,7 +14,7 @@ SPOT, ON_DEMAND = ("eu-west-1", Market.SPOT), ("eu-west-1", Market.ON_DEMAND)
 SLOW = "not ready 900 s after its start: connection refused"
 
 
-def test_a_key_that_may_not_be_used_is_granted_to_whoever_launches():
+def test_a_key_that_may_not_be_used_is_granted_to_whoever_launches() -> None:
     spot, on_demand = (remedy("Client.InternalError: Client error on launch", *p) for p in (SPOT, ON_DEMAND))
     assert spot.commands == on_demand.commands == ("orchestrator aws policy CONFIG --kms KEY-ARN",)
     assert "service-linked role" in spot.text
@@ -58,12 +58,12 @@ def test_what_a_machine_wrote_says_why_it_was_not_ready(console, words):
     assert words in remedy(SLOW, *SPOT, console).text
 
 
-def test_the_provider_is_believed_before_the_machine():
+def test_the_provider_is_believed_before_the_machine() -> None:
     found = remedy("Client.VolumeLimitExceeded: x", *SPOT, "CUDA out of memory")
     assert "EBS" in found.text
 
 
-def test_where_nothing_is_known_nothing_is_said():
+def test_where_nothing_is_known_nothing_is_said() -> None:
     assert remedy("gone", *SPOT, "x") is None
 
 
@@ -78,7 +78,7 @@ def test_nothing_that_a_machine_wrote_is_in_what_is_shown(why, console):
     )
 
 
-def test_every_remedy_can_be_filled_in():
+def test_every_remedy_can_be_filled_in() -> None:
     for market in (SPOT, ON_DEMAND):
         for _, found in (*remedies._BY_REASON, *remedies._BY_CONSOLE):
             filled = remedies._filled(found, *market)

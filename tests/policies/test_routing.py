@@ -131,7 +131,7 @@ def test_what_makes_a_request_go_on(one, views, patience, leaves):
     assert (candidate.backend.name, candidate.patience, set(candidate.leaves)) == ("a", patience, leaves)
 
 
-def test_who_was_left_out_and_why():
+def test_who_was_left_out_and_why() -> None:
     dear = BackendView(hopeful=False, why="has spent its 20 USD of today")
     choice = choose(route(pool("a"), api("p"), api("q")), [DOWN, dear, WELL])
     assert [str(one) for one in choice.left_out] == [
@@ -156,14 +156,14 @@ def test_weights_share_the_requests(seed, weights):
         assert abs(got.count(at) / count - share) <= 0.03
 
 
-def test_a_split_of_ten_thousand_is_right_within_two_per_cent():
+def test_a_split_of_ten_thousand_is_right_within_two_per_cent() -> None:
     one = route(pool("a", weight=90), pool("b", weight=9), pool("c", weight=1))
     got = [name_of(chosen(one, "well well well", draw)) for draw in sequence(10_000, 0.123)]
     assert [abs(got.count(n) - want) < 200 * want / 10_000 + 3 for n, want in
             (("a", 9000), ("b", 900), ("c", 100))] == [True] * 3  # fmt: skip
 
 
-def test_a_backend_in_trouble_leaves_its_share_to_the_others():
+def test_a_backend_in_trouble_leaves_its_share_to_the_others() -> None:
     one = route(pool("a", weight=1), pool("b", weight=1), pool("c", weight=2), api("p"))
     got = [name_of(chosen(one, "well down well well", draw)) for draw in sequence(3000, 0.5)]
     assert abs(got.count("a") - 1000) < 10
@@ -204,7 +204,7 @@ def test_data_that_stays_has_no_way_out(backends, cut):
         assert route(*kept, stays=True).stays
 
 
-def test_routes_that_make_no_sense():
+def test_routes_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match="needs a name"):
         Route(models=(), backends=(pool("a"),))
     with pytest.raises(ValueError, match="needs a name"):
@@ -235,7 +235,7 @@ def test_the_name_that_was_probably_meant(asked, nearest):
     assert names.nearest(asked) == nearest
 
 
-def test_written_routes_come_before_those_of_the_pools():
+def test_written_routes_come_before_those_of_the_pools() -> None:
     mine = Route(models=("llama", "best"), backends=(api("p"),))
     own = [
         Route(models=("llama",), backends=(pool("a"),)),

@@ -64,9 +64,9 @@ def check_bounds(toy: ToyCloud, turn: Turn) -> None:
         assert len(set(tokens)) == len(tokens)
         assert not set(tokens) & set(toy.by_token), "a token was used for a second intent"
     if cap is not None and (added or starting):
-        spend = sum(m.instance.price for m in toy.machines.values() if m.alive and bills(m, starting))
+        spend = sum(m.instance.price or 0.0 for m in toy.machines.values() if m.alive and bills(m, starting))
         unmet = [i for i in memory.intents.values() if i.kind == "launch" and i.token not in toy.by_token]
-        assert spend + sum(i.price for i in unmet) + sum(a.price for a in added) <= cap + 1e-6
+        assert spend + sum(i.price or 0.0 for i in unmet) + sum(a.price or 0.0 for a in added) <= cap + 1e-6
     machines = [m.instance.token for m in toy.machines.values()]
     assert len(set(machines)) == len(machines), "two machines for one token"
 

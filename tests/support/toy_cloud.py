@@ -351,7 +351,7 @@ class ToyCloud:
         return TargetState.UNHEALTHY if stopped else TargetState.HEALTHY
 
     def _readings(self) -> dict[str, EngineReading]:
-        found = {}
+        found: dict[str, EngineReading] = {}
         if not self.probing:
             return found
         for instance in self.listed_value:
