@@ -105,6 +105,8 @@ def test_an_operator_changes_this_and_nothing_else(operator: str, text: str, exp
         "class A:\n    def __repr__(self):\n        return a + 1",
         "x = Field(description=f(1, 2))",
         "@mark(1)\ndef f(): ...",
+        "LIMIT = 64 * 1024 * 1024",
+        "BUFFER = 2**16",
         "SHAPES = {" + ", ".join(f"'a{n}': {n}" for n in range(13)) + "}",
     ],
 )

@@ -20,8 +20,10 @@ _EXAMPLES = """
 examples:
   make mutants MUTANTS_ARGS="--seed 7 --count 200 --minutes 20 --at-least 0.92"
   make mutants MUTANTS_ARGS="--seed 7 --group policies --count 50"
-  make mutants MUTANTS_ARGS="--at policies/swap.py"            a file, or a pattern of files
-  make mutants MUTANTS_ARGS="--at policies/swap.py:120"        whether a survivor is killed now
+  make mutants MUTANTS_ARGS="--at policies/swap.py"            a file
+  make mutants MUTANTS_ARGS="--at 'policies/s*.py'"            a pattern, in quotes
+  make mutants MUTANTS_ARGS="--at policies/swap.py:120 --tests tests/policies"
+                                                               whether a survivor is killed now
   make mutants MUTANTS_ARGS="--seed 7 --list"                  what would be tried
   make mutants MUTANTS_ARGS="--at policies/swap.py:120 --entries"
                                                                entries for the table of equivalents
@@ -63,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--entries", action="store_true", help="print survivors as entries of the table instead"
     )
+    parser.add_argument("--tests", action="append", metavar="PATH", help="ask only these; may be repeated")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree (default: this one)")
     given = parser.parse_args(arguments)
@@ -74,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         groups=given.group or (),
         operators=given.operator or (),
         at=given.at,
+        tests=given.tests or (),
         patience=given.patience,
         workers=given.workers,
     )

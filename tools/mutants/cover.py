@@ -24,7 +24,7 @@ TESTS = ("tests/policies", "tests/orchestrator", "tests/cloud", "tests/simulatio
 NOT_ASKED = ("tests/orchestrator/backtest", "tests/orchestrator/demo")  # they play whole pools
 """Where tests of parts are. Those of `tests/system` start processes, and a mutant has no time for that."""
 
-_CHUNK = 12
+_CHUNK = 6
 """Modules in a child: it imports the product once for all of them."""
 
 _COVERING = Patience(cpu=300.0, wall=1800.0)
@@ -126,10 +126,10 @@ def _own(file: str, module: str) -> int:
     return 1 if near else 2
 
 
-def modules(root: Path) -> list[str]:
-    """The modules of tests that are asked."""
+def modules(root: Path, only: Sequence[str] = ()) -> list[str]:
+    """The modules of tests that are asked; `only` names folders or files of them."""
     found = (p.relative_to(root).as_posix() for place in TESTS for p in (root / place).rglob("test_*.py"))
-    return sorted(name for name in found if not name.startswith(NOT_ASKED))
+    return sorted(n for n in found if not n.startswith(NOT_ASKED) and (not only or n.startswith(tuple(only))))
 
 
 class Cache:
@@ -203,11 +203,11 @@ def _both(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def learn(pool: Pool, folder: Path, says: Callable[[str], None]) -> Cover:
-    """The map of the pool's tree; what is not kept in the folder is run."""
+def learn(pool: Pool, folder: Path, says: Callable[[str], None], only: Sequence[str] = ()) -> Cover:
+    """The map of the pool's tree, of `only` these tests; what is not kept in the folder is run."""
     root = pool.root
     cache = Cache(root, folder)
-    kept = {module: cache.read(module) for module in modules(root)}
+    kept = {module: cache.read(module) for module in modules(root, only)}
     missing = [module for module, tests in kept.items() if tests is None]
     if missing:
         says(f"running {len(missing)} modules of tests under coverage")

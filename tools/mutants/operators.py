@@ -1,8 +1,8 @@
 """What is changed: one function for each operator, from a node to its mutants.
 
 Left alone is what no test should hold: messages (literals with braces in them, what `raise` and the loggers
-are given, help and descriptions), tables of data, annotations, decorators, documentation, `assert`,
-`TYPE_CHECKING`, `__repr__`, ports and abstract methods.
+are given, help and descriptions), tables of data, sizes in bytes, annotations, decorators, documentation,
+`assert`, `TYPE_CHECKING`, `__repr__`, ports and abstract methods.
 """
 
 from __future__ import annotations
@@ -142,6 +142,8 @@ def constant(source: Source, node: ast.AST) -> _Found:
     parent = source.parents.get(node)
     if isinstance(parent, ast.Return | ast.arguments) or _field(source, node):
         return  # what is returned and what stands for what is not given have operators of their own
+    if isinstance(parent, ast.BinOp) and _is_size(parent):
+        return
     for text in _other_values(node):
         yield *source.span(node), text
 
@@ -223,12 +225,22 @@ def arithmetic(source: Source, node: ast.AST) -> _Found:
     """`a + b` becomes `a - b`, `a * b` becomes `a / b`, and back; `+=` as well."""
     if isinstance(node, ast.BinOp):
         place = _between(source, node.left, node.right, re.compile(rb"(?<![*/])[-+*/](?![*/])"))
-        if place is not None and not any(map(_is_text_or_list, (node.left, node.right))):
+        if (
+            place is not None
+            and not _is_size(node)
+            and not any(map(_is_text_or_list, (node.left, node.right)))
+        ):
             yield place[0], place[1], ARITHMETIC[place[2]]
     elif isinstance(node, ast.AugAssign):
         place = _between(source, node.target, node.value, re.compile(rb"(?<![*/])[-+*/](?==)"))
         if place is not None:
             yield place[0], place[1], ARITHMETIC[place[2]]
+
+
+def _is_size(node: ast.BinOp) -> bool:
+    """Whether this is a number of bytes, such as `64 * 1024 * 1024` or `2**16`."""
+    text = ast.unparse(node)
+    return re.fullmatch(r"[\d_ ]+(\* 1024|\*\* \d+|<< \d+).*", text) is not None
 
 
 def _is_text_or_list(node: ast.AST) -> bool:

@@ -202,7 +202,7 @@ class Pool:
                 work.failed.append(said["fails"])
             else:
                 work.ended = said["done"]
-        return not data or bool(work.ended)  # what it started may hold the pipe longer
+        return not data or bool(child.work.ended)  # what it started may hold the pipe longer
 
     def _end(self, slot: int) -> Work:
         """End a child with all it started; its tree is as before."""

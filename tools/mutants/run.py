@@ -34,6 +34,8 @@ class Asked:
     groups: Sequence[str] = ()
     operators: Sequence[str] = ()
     at: str = ""
+    tests: Sequence[str] = ()
+    """Folders or files of the tests that are asked; empty for all."""
     patience: float = 20.0
     """Seconds of tests for a mutant, by how long they take under coverage.py."""
     workers: int = 2
@@ -86,7 +88,7 @@ def go(asked: Asked, says: Callable[[str], None]) -> Found:
     found = Found(asked)
     with Pool(asked.root, asked.workers) as pool:
         stream = _sample(asked, pool.root, found)
-        cover = learn(pool, asked.root / ".cache" / "mutants", says)
+        cover = learn(pool, asked.root / ".cache" / "mutants", says, asked.tests)
         found.mapped = now() - began
         gc.freeze()
         until = began + asked.minutes * 60 * _CONFIRMING
