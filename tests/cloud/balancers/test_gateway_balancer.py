@@ -129,6 +129,68 @@ async def test_the_acknowledgement_does_not_wait_for_the_file(gateway, make, tmp
     assert read(tmp_path / "targets.json").generation == 3
 
 
+async def counted(work):
+    """Run it here, and count."""
+    counted.times += 1
+    work()
+
+
+async def test_the_file_is_written_again_once_the_gateway_missed_its_set_there_twice(gateway, make, tmp_path):
+    counted.times = 0
+    balancer = make(run_blocking=counted)
+
+    async def look(**state):
+        gateway.state = state
+        await balancer.observe()
+        await balancer.flush()
+        return counted.times
+
+    await balancer.apply([A], 4)
+    await balancer.flush()
+    assert [await look(file_generation=4), await look(file_generation=4), await look(file_generation=4)] == [
+        1
+    ] * 3
+    (tmp_path / "targets.json").unlink()
+    assert [await look(file_generation=0), await look(file_generation=4), await look(file_generation=0)] == [
+        1
+    ] * 3
+    assert await look(file_generation=0) == 2  # the second time in a row
+    assert read(tmp_path / "targets.json").generation == 4
+    assert [await look(file_generation=0, generation=3), await look(file_generation=0, generation=3)] == [
+        2,
+        2,
+    ]
+
+
+async def test_closing_waits_for_the_file(gateway, make, tmp_path):
+    gate = asyncio.Event()
+
+    async def slow(work):
+        await gate.wait()
+        work()
+
+    balancer = make(run_blocking=slow)
+    await balancer.apply([A], 1)
+    closing = asyncio.ensure_future(balancer.close())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    gate.set()
+    await closing
+    assert read(tmp_path / "targets.json").generation == 1
+
+
+async def test_a_target_that_only_finishes_is_no_part_of_the_set_that_is_drained(gateway, make):
+    """The gateway lists what has left its set and still answers with no phase."""
+    left = {"id": "z", "address": "127.0.0.1:8009", "state": "draining", "in_flight": 1, "reason": ""}
+    left |= {"phase": None, "weight": 0, "drain_deadline": None}
+    held = left | {"id": "a", "address": "127.0.0.1:8001", "phase": "active", "weight": 100}
+    gateway.state = {"targets": [held, left]}
+    await make().detach([replace(A, phase=TargetPhase.DRAINING, drain_deadline=9.0)], 5)
+    (pushed,) = gateway.pushed
+    assert pushed.targets == (replace(A, phase=TargetPhase.DRAINING, drain_deadline=9.0),)
+
+
 BUILT = TargetSpec(id="a", address="127.0.0.1:8001", build="8f3a")
 READS_BOTH = {"reads": ["targets/1", "targets/2", "targets/9"]}
 SQL = Held(name="sql", served_as="sql@1f", revision="1f")

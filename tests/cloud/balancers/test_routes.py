@@ -53,6 +53,48 @@ async def test_a_document_is_read() -> None:
         assert (dict(found.routes), dict(found.providers)) == ({}, {})
 
 
+async def test_every_field_of_a_document_is_read() -> None:
+    backend = {"kind": "pool", "name": "chat", "model": "m", "weight": 3, "state": "", "sound": True}
+    other = {
+        "kind": "provider",
+        "name": "api",
+        "model": "",
+        "weight": None,
+        "state": "closed",
+        "sound": False,
+    }
+    route = {
+        "name": "small",
+        "models": ["a", "b"],
+        "data": "may leave",
+        "goes_to": "pool:chat",
+        "left_out": ["provider:api"],
+        "servable": True,
+        "backends": [backend | {"requests": {"ok": 7}}, other | {"requests": {}}],
+    }
+    second = route | {"name": "big", "data": "stays", "goes_to": None, "left_out": [], "servable": False}
+    second["backends"] = [backend | {"requests": {}}]
+    provider = {"name": "api", "state": "capped", "in_flight": 2, "over_cap": {"small": 5}}
+    body = {"schema": SCHEMA, "routes": [route, second], "providers": [provider]}
+    async with answering(http(orjson.dumps(body))) as path:
+        found = await read_routes(path)
+    assert list(found.routes) == ["small", "big"]
+    small, big = found.routes.values()
+    assert (small.goes_to, small.left_out, small.servable) == ("pool:chat", ("provider:api",), True)
+    assert (big.goes_to, big.left_out, big.servable) == (None, (), False)
+    assert (small.route.models, small.route.stays, big.route.stays) == (("a", "b"), False, True)
+    assert [(str(b.kind), b.name, b.model, b.weight) for b in small.route.backends] == [
+        ("pool", "chat", "m", 3),
+        ("provider", "api", "", None),
+    ]
+    assert [(b.state, b.sound, dict(b.requests)) for b in small.backends] == [
+        ("", True, {"ok": 7}),
+        ("closed", False, {}),
+    ]
+    (row,) = found.providers.values()
+    assert (row.state, row.in_flight, dict(row.over_cap)) == ("capped", 2, {"small": 5})
+
+
 @pytest.mark.parametrize(
     ("parts", "hangs", "why"),
     [
