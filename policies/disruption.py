@@ -193,7 +193,7 @@ class CauseRule:
 _ASKED = "{node}: drain asked for; it serves on: {why}", "{node}: drain asked for; it waits: {why}"
 _NOTICED = "{node} is noticed and keeps serving: {why}", "{node} is noticed and gets no requests: {why}"
 _ADVISED = "{node}: rebalance recommended; it serves on: {why}", "{node}: rebalance recommended: {why}"
-_SURPLUS = "{node} is surplus and stays: {why}"
+_SURPLUS = "{node} is surplus and waits: {why}"
 _STAYS = "{node} should drain and stays: {why}"
 
 CAUSES: Mapping[Cause, CauseRule] = {
