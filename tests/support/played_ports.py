@@ -101,19 +101,26 @@ def hands_of(clock: Clock, machines: Machines, heard: list[Event], leading: bool
 
 @dataclass
 class Balancer:
-    """A load balancer that fails or hangs when told to."""
+    """A load balancer that fails or hangs when told to: `fails` and `hangs` at writes, `blind` at looks."""
 
     clock: Clock
     name: str = "gw"
     capabilities: Capabilities = CAN
     fails: list[BaseException] = field(default_factory=list)
     hangs: int = 0
+    blind: BaseException | None = None
+    deaf: bool = False  # looks hang
+    looks: int = 0
     takes: float = 0.01
     generation: int = 0
     written: list[tuple[float, tuple[str, ...], int]] = field(default_factory=list)
     let_go: list[tuple[float, tuple[str, ...], int]] = field(default_factory=list)
 
     async def observe(self) -> BalancerView:
+        self.looks += 1
+        await self.clock.sleep(1e6 if self.deaf else 0.0)
+        if self.blind is not None:
+            raise self.blind
         return BalancerView(incarnation="one", generation=self.generation, targets=())
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:

@@ -295,3 +295,22 @@ def test_no_more_than_some_mebibytes_are_held_back():
     out = b"".join(judge.feed(ping) for _ in range(100))
     assert judge.begun
     assert out == ping * 100
+
+
+@pytest.mark.parametrize("strange", [7, None, "text", [], [{"index": 0, "finish_reason": "stop"}]])
+def test_a_choice_that_is_no_object_is_passed_over(strange):
+    """It crashes nothing, and finishes nothing."""
+
+    def event(*choices: Any, **fields: Any) -> bytes:
+        return b"data: " + json.dumps({"choices": list(choices), **fields}).encode() + b"\n\n"
+
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    for judge in (CompletionJudge(1), CompletionJudge(1, Notes()), TypedJudge(frozenset({"end"}))):
+        judge.feed(chunk("a"))
+        assert judge.feed(event(strange))
+        assert not judge.whole
+        judge.feed(event(strange, last))
+        assert (judge.whole, judge.failure()) == (True, None)
+    for judge in (CompletionJudge(1), TypedJudge(frozenset({"end"}))):
+        judge.feed(b"data: " + json.dumps({"choices": {"0": strange}}).encode() + b"\n\n")
+        assert (judge.whole, judge.failure()) == (False, None)

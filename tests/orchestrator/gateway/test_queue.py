@@ -11,21 +11,23 @@ import pytest
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.admission import AGEING, Admission, Refused
 from orchestrator.gateway.config import PoolGate
+from orchestrator.gateway.entry import Wish
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.request import Exchange
 from orchestrator.gateway.targets import TargetTable
-from policies.model import TargetSpec
+from policies.held import Held
+from policies.model import TargetSpec, TargetState
 from policies.routing import Trouble
 
 
 class Room:
     """A table of one target with one place, which is taken, and a queue before it."""
 
-    def __init__(self, *, limit=10, deadline=30.0, known=True):
+    def __init__(self, *, limit=10, deadline=30.0, known=True, missed=None):
         self.now = 100.0
         gate = PoolGate(targets_file=Path("t"), max_in_flight=1)
         self.table = TargetTable(now=lambda: self.now, rng=random.Random(1), gate=gate)
-        self.queue = Admission(self.table, limit=limit, deadline=deadline, hopeless=1.0)
+        self.queue = Admission(self.table, limit=limit, deadline=deadline, hopeless=1.0, missed=missed)
         self.served = []
         self.names = iter(range(1000))
         if known:
@@ -35,8 +37,9 @@ class Room:
             self.table.checked(self.entry, "", 1)
             self.table.take(self.entry)
 
-    def ask(self, name, priority=0, *, leaves=(), patience=None, came_back=False):
+    def ask(self, name, priority=0, *, leaves=(), patience=None, came_back=False, adapter=""):
         exchange = Exchange(name, self.now)
+        exchange.wish = Wish(adapter=adapter)
         exchange.priority, exchange.leaves, exchange.patience = priority, frozenset(leaves), patience
         exchange.retries = int(came_back)
 
@@ -45,7 +48,9 @@ class Room:
             self.served.append(name)
             return entry
 
-        return asyncio.create_task(waits())
+        task = asyncio.create_task(waits())
+        task.wish = exchange.wish
+        return task
 
     async def turn(self):
         for _ in range(5):
@@ -190,3 +195,132 @@ async def test_who_leaves_while_waiting_leaves_nothing_behind():
 def test_what_a_refusal_tells():
     refused = Refused("no", Trouble.DOWN)
     assert (str(refused), refused.trouble, refused.full) == ("no", Trouble.DOWN, False)
+
+
+@pytest.mark.parametrize("before", [0.0, 20.0])
+async def test_all_the_waiting_of_a_request_counts_also_that_before_a_retry(before):
+    room = Room(deadline=30.0)
+    exchange = Exchange("r", room.now)
+    exchange.waited = before
+    task = asyncio.create_task(room.queue.acquire(exchange, room.now))
+    await room.turn()
+    began = room.now
+    while not task.done() and room.now < began + 100.0:
+        room.now += 0.5
+        room.queue.look(room.now)
+        await room.turn()
+    assert task.exception().trouble is Trouble.WAITED
+    assert room.now - began == 30.0 - before
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_place_that_comes_free_as_a_client_leaves_goes_to_the_next_in_line(when):
+    """No request waits for ever beside an idle target: no further change would wake it."""
+    room = Room()
+    leaver, _, behind = room.ask("leaver"), room.ask("waits"), room.ask("behind")
+    await room.turn()
+    if when == "before":
+        leaver.cancel()
+        room.table.give(room.entry)
+    else:
+        room.table.give(room.entry)
+        leaver.cancel()
+    await room.turn()
+    assert room.served == ["waits"]
+    assert not behind.done()
+    assert (len(room.queue), room.entry.in_flight) == (1, 1)
+    await room.one_ends()
+    assert room.served == ["waits", "behind"]
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+
+
+async def test_each_in_the_queue_ends_for_its_own_reason_and_the_others_stay():
+    room = Room(deadline=30.0)
+    impatient, late, waiter = (
+        room.ask("impatient", patience=2.0),
+        Exchange("late", room.now),
+        room.ask("waiter"),
+    )
+    late.deadline = room.now + 4.0
+    late_one = asyncio.create_task(room.queue.acquire(late, room.now))
+    last = room.ask("last")
+    await room.turn()
+
+    async def look(at):
+        room.now = 100.0 + at
+        room.queue.look(room.now)
+        await room.turn()
+        return [task.done() for task in (impatient, late_one, waiter, last)]
+
+    assert await look(1.9) == [False] * 4
+    assert await look(2.0) == [True, False, False, False]
+    assert await look(3.9) == [True, False, False, False]
+    assert await look(4.0) == [True, True, False, False]
+    assert await look(29.9) == [True, True, False, False]
+    assert await look(30.0) == [True] * 4
+    troubles = [task.exception().trouble for task in (impatient, late_one, waiter, last)]
+    assert troubles == [Trouble.WAITED, Trouble.SATURATED, Trouble.WAITED, Trouble.WAITED]
+    assert "within 2 s" in str(impatient.exception())
+    assert "within 30 s" in str(last.exception())
+    assert len(room.queue) == 0
+
+
+async def test_the_time_without_hope_is_counted_anew_each_time():
+    room = Room(deadline=1000.0)
+    task = room.ask("r")
+    await room.turn()
+
+    async def look(seconds, *, hope):
+        room.entry.health = TargetState.HEALTHY if hope else TargetState.UNHEALTHY
+        room.now += seconds
+        room.queue.look(room.now)
+        await room.turn()
+        return task.done()
+
+    assert not await look(0.0, hope=False)
+    assert not await look(0.9, hope=False)
+    assert not await look(0.0, hope=True)
+    assert not await look(5.0, hope=False)
+    assert not await look(0.9, hope=False)
+    assert await look(0.1, hope=False)
+    assert task.exception().trouble is Trouble.DOWN
+
+
+@pytest.mark.parametrize(("limit", "places"), [(4, 2), (5, 2), (1, 0)])
+async def test_requests_for_an_adapter_that_nobody_holds_wait_in_half_of_the_places_at_most(limit, places):
+    told = []
+    room = Room(limit=limit, missed=lambda name, *, first: told.append((name, first)))
+    cold = [room.ask(f"cold {n}", adapter="a") for n in range(places + 1)]
+    await room.turn()
+    assert [task.done() for task in cold] == [False] * places + [True]
+    assert cold[-1].exception().full
+    assert told == [("a", True)] * (places + 1)
+    others = [room.ask(f"other {n}") for n in range(limit - places + 1)]
+    await room.turn()
+    assert [task.done() for task in others] == [False] * (limit - places) + [True]
+    room.queue.look(room.now)
+    assert told[places + 1 :] == [("a", False)] * bool(places), "asked once for all that wait for the same"
+
+
+async def test_who_waits_for_a_missing_adapter_holds_up_no_other_and_leaves_where_it_can():
+    room = Room()
+    cold, again = room.ask("cold", adapter="a"), room.ask("again", adapter="a")
+    plain = room.ask("plain")
+    leaver = room.ask("leaver", adapter="a", leaves={Trouble.DOWN})
+    await room.turn()
+    assert leaver.exception().trouble is Trouble.DOWN
+    assert "holds the adapter 'a'" in str(leaver.exception())
+    await room.one_ends()
+    assert room.served == ["plain"]
+    held = Held(name="a")
+    spec = TargetSpec(id="a", address="a:80", adapters=(held,))
+    room.table.apply(TargetSet(generation=2, pool="p", written_at=1.0, targets=(spec,)))
+    await room.one_ends()
+    assert room.served == ["plain", "cold"]
+    assert room.entry.lent == {held: 1}
+    room.table.give(room.entry, cold.wish)
+    await room.turn()
+    assert room.served == ["plain", "cold", "again"]
+    assert plain.done()
+    assert again.done()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.blame import BreakerState
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import Capability, Way
 from orchestrator.gateway.entry import ANYWHERE, Wish
@@ -264,6 +265,11 @@ def test_a_probe_whose_client_leaves_lets_another_probe(world):
     assert world.chosen() is None
     world.table.give(entry)
     assert world.chosen() == "a"
+    assert entry.state(world.now) == (TargetState.HEALTHY, ""), "another may probe it"
+    assert entry.breaker.state(world.now) is BreakerState.HALF_OPEN, "one that left has shown nothing"
+    world.put(spec("a"), spec("b"))
+    world.end(entry, Failure.ENGINE_ERROR)
+    assert {world.chosen() for _ in range(20)} == {"b"}
 
 
 def test_a_probe_that_tells_nothing_keeps_no_busy_target_closed(world):

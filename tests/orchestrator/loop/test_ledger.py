@@ -134,6 +134,7 @@ async def test_what_is_not_written_yet_counts() -> None:
     ledger = Ledger("p", Journal(), Totals(usd=5.0, on_demand_usd=9.0, charged_until=1000.0))
     await ledger.count(*seen(1005.0))
     assert ledger.totals.usd == pytest.approx(5.0 + 5.0 * 3.6 / HOUR)
+    assert ledger.totals.on_demand_usd == pytest.approx(9.0 + 5.0 * 7.2 / HOUR)
     assert ledger.totals.charged_until == 1005.0
 
 

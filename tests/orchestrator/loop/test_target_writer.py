@@ -9,7 +9,7 @@ import pytest
 from adapter_engine import HoldingEngine
 from played_ports import COMMAND, Balancer, Machines, Play, targets
 
-from cloud.errors import Uncertain
+from cloud.errors import Throttled, Uncertain
 from cloud.ports import Clock
 from orchestrator.loop.actuator import Actuator, TargetWriter
 from policies.events import TargetsApplied
@@ -182,6 +182,30 @@ def test_a_balancer_with_a_higher_generation_is_caught_up_with(play: Play) -> No
     writing = play(work)
     assert writing.sets() == [("a",)]
     assert writing.balancer.generation == (50 << 20) + 1
+
+
+@pytest.mark.parametrize(
+    ("blind", "deaf"),
+    [(Throttled("slow down"), False), (Uncertain("no answer"), False), (TimeoutError(), False), (None, True)],
+)
+def test_a_balancer_that_can_be_neither_written_nor_read_is_written_once_it_can(
+    play: Play, blind: BaseException | None, deaf: bool
+) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, fails=[Uncertain("gone")] * 3, blind=blind, deaf=deaf)
+        writing.writer.want(targets("a"), 1)
+        await clock.sleep(20.0)
+        assert not writing.task.done()
+        assert writing.balancer.looks == 3, "one after each write that failed"
+        writing.writer.want(targets("b"), 1)
+        await clock.sleep(20.0)
+        writing.task.cancel()
+        return writing
+
+    writing = play(work)
+    assert writing.sets() == [("a",), ("b",)]
+    assert writing.balancer.generation == (1 << 20) + 5, "each try has a generation of its own"
+    assert writing.writer.error == ""
 
 
 def test_without_the_lease_nothing_is_tried_again(play: Play) -> None:

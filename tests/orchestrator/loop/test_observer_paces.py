@@ -1,0 +1,141 @@
+"""Looks follow each other at any pace, and what was seen before a gap is not continued."""
+
+from __future__ import annotations
+
+import pytest
+from observer_rig import Play, Watch, machine, watch
+
+from cloud.errors import Throttled
+from policies.model import Target, TargetState
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+SLOW = 40.0
+"""Seconds from look to look: well beyond the ten after which quicker looks do not follow each other."""
+
+
+def unhealthy() -> tuple[Target, ...]:
+    return (Target(id="a", address="a:1", state=TargetState.UNHEALTHY),)
+
+
+def test_slow_looks_follow_each_other(play: Play) -> None:
+    """Neither silence nor absence begins anew with each of them."""
+
+    async def work(w: Watch) -> None:
+        began = w.clock.now()
+        w.port.targets, w.port.silent = unhealthy(), {"a"}
+        w.follow("a")
+        await w.clock.sleep(10 * SLOW)
+        world = w.world()
+        assert world.regions[""].since == began
+        assert world.balancers["gw"].since == began
+        (target,) = world.balancers["gw"].value
+        assert target.failing_since == began
+        silent_since = world.engines["a"].failing_since
+        assert silent_since is not None
+        assert silent_since - began < 1.0
+        assert w.looks("instances") == w.looks("targets") == 10
+
+    watch(play, work, instances=SLOW, targets=SLOW, engines=SLOW)
+
+
+@pytest.mark.parametrize(("lost", "same"), [(1, True), (3, False)])
+def test_of_slow_looks_a_few_may_be_lost(play: Play, lost: int, same: bool) -> None:
+    """A gap is three paces where those are longer than ten seconds."""
+
+    async def work(w: Watch) -> None:
+        began = w.clock.now()
+        w.port.targets = unhealthy()
+        await w.clock.sleep(2 * SLOW + 5.0)
+        w.port.fails = {"instances": Throttled("slow down"), "targets": Throttled("slow down")}
+        await w.clock.sleep(lost * SLOW)
+        w.port.fails = {}
+        await w.clock.sleep(2 * SLOW)
+        world = w.world()
+        assert (world.regions[""].since == began) is same
+        (target,) = world.balancers["gw"].value
+        assert (target.failing_since == began) is same
+
+    watch(play, work, instances=SLOW, targets=SLOW)
+
+
+def test_a_target_that_was_well_in_between_fails_since_its_second_time_and_its_neighbour_since_its_first(
+    play: Play,
+) -> None:
+    async def work(w: Watch) -> None:
+        def both(a: TargetState) -> tuple[Target, ...]:
+            return (
+                Target(id="a", address="a:1", state=a),
+                Target(id="b", address="b:1", state=TargetState.UNHEALTHY),
+            )
+
+        def since() -> dict[str, float | None]:
+            return {t.id: t.failing_since for t in w.world().balancers["gw"].value}
+
+        began = w.clock.now()
+        w.port.targets = both(TargetState.UNHEALTHY)
+        await w.clock.sleep(7.0)
+        assert since() == {"a": began, "b": began}
+        w.port.targets = both(TargetState.HEALTHY)
+        await w.clock.sleep(5.0)
+        assert since() == {"a": None, "b": began}
+        w.port.targets = both(TargetState.UNHEALTHY)
+        await w.clock.sleep(5.0)
+        found = since()
+        assert found["b"] == began
+        assert found["a"] is not None
+        assert found["a"] > began + 10.0
+
+    watch(play, work)
+
+
+def test_a_balancer_that_says_itself_since_when_a_target_fails_is_believed(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        w.port.targets = (Target(id="a", address="a:1", state=TargetState.UNHEALTHY, failing_since=7.0),)
+        await w.clock.sleep(20.0)
+        (target,) = w.world().balancers["gw"].value
+        assert target.failing_since == 7.0
+
+    watch(play, work)
+
+
+def test_the_hurry_ends_and_each_kind_of_it_is_for_its_own_looks(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        w.port.slow_look = 0.0
+
+        async def quick() -> tuple[bool, bool]:
+            """Whether machines and targets are looked at more often than every five seconds."""
+            before = w.looks("instances"), w.looks("targets")
+            await w.clock.sleep(50.0)
+            looks = w.looks("instances") - before[0], w.looks("targets") - before[1]
+            assert all(9 <= each <= 11 or each > 150 for each in looks), looks
+            return looks[0] > 11, looks[1] > 11
+
+        assert await quick() == (False, False)
+        w.observer.hurry(on=False, routes=True)
+        await w.clock.sleep(5.0)
+        assert await quick() == (False, True)
+        w.observer.hurry(on=True)
+        await w.clock.sleep(5.0)
+        assert await quick() == (True, True)
+        w.observer.hurry(on=False)
+        await w.clock.sleep(5.0)
+        assert await quick() == (False, False)
+
+    watch(play, work)
+
+
+def test_a_list_of_the_same_machines_wakes_nobody_and_the_first_and_a_new_one_do(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        await w.clock.sleep(20.0)
+        woken = w.woken
+        await w.clock.sleep(60.0)
+        assert w.woken == woken
+        w.port.machines = [machine("a")]
+        await w.clock.sleep(60.0)
+        assert w.woken == woken + 1
+        w.port.machines = []
+        await w.clock.sleep(60.0)
+        assert w.woken == woken + 2
+
+    watch(play, work)
