@@ -101,6 +101,8 @@ class Eyes:
     machines: dict[str, Instance] = field(default_factory=dict)
     shown: tuple[Target, ...] = ()
     hurried: bool = False
+    draining: Set[str] = frozenset()
+    routes: bool = False
     followed: dict[str, str] = field(default_factory=dict)
     gpus: dict[str, GpuState] = field(default_factory=dict)
 
@@ -140,7 +142,7 @@ class Eyes:
         )
 
     def hurry(self, *, on: bool, draining: Set[str], routes: bool) -> None:
-        self.hurried = on
+        self.hurried, self.draining, self.routes = on, draining, routes
 
     def follow(self, addresses: Mapping[str, str]) -> None:
         self.followed = dict(addresses)
@@ -202,9 +204,14 @@ class Hands:
 
 
 class Rig:
-    """A loop over a pool of four ready nodes that serve: s1, s2 on spot, o1, o2 on demand."""
+    """A loop over a pool of four ready nodes that serve: s1, s2 on spot, o1, o2 on demand.
 
-    def __init__(self, clock: Any, pool: Pool | None = None, shares: Shares | None = None) -> None:
+    `parts` go to the loop as they are.
+    """
+
+    def __init__(
+        self, clock: Any, pool: Pool | None = None, shares: Shares | None = None, **parts: Any
+    ) -> None:
         self.clock, self.shares = clock, shares
         self.pool = pool if pool is not None else Pool(name="p", replicas=4)
         self.journal, self.lease, self.inbox = Journal(), Lease(), Inbox()
@@ -231,6 +238,7 @@ class Rig:
             tick=1.0,
             on_turn=self.snapshots.append,
             shares=self.shares,
+            **parts,
         )
 
     async def turns(self, count: int = 1) -> None:
@@ -262,8 +270,9 @@ def rig(
     work: Callable[[Rig], Awaitable[None]],
     pool: Pool | None = None,
     shares: Shares | None = None,
+    **parts: Any,
 ) -> None:
     async def whole(clock: Any) -> None:
-        await work(Rig(clock, pool, shares))
+        await work(Rig(clock, pool, shares, **parts))
 
     play(whole)

@@ -110,6 +110,7 @@ class Balancer:
     hangs: int = 0
     blind: BaseException | None = None
     deaf: bool = False  # looks hang
+    sees: float = 0.0  # seconds that a look takes
     looks: int = 0
     takes: float = 0.01
     generation: int = 0
@@ -118,7 +119,7 @@ class Balancer:
 
     async def observe(self) -> BalancerView:
         self.looks += 1
-        await self.clock.sleep(1e6 if self.deaf else 0.0)
+        await self.clock.sleep(1e6 if self.deaf else self.sees)
         if self.blind is not None:
             raise self.blind
         return BalancerView(incarnation="one", generation=self.generation, targets=())

@@ -172,3 +172,18 @@ def test_without_an_exporter_there_is_no_task(play: Play) -> None:
         assert watch.states({}, {}) == {}
 
     play(work)
+
+
+def test_a_node_that_is_followed_no_more_is_forgotten_and_its_neighbours_are_not(play: Play) -> None:
+    async def work(watch: GpuWatch, exporter: Exporter, told: dict[str, NodeGpus], clock: Clock) -> None:
+        exporter.gone = {"b"}
+        await clock.sleep(1.0)
+        assert (set(watch.looked()), set(watch.errors)) == ({"a"}, {"b"})
+        watch.follow({"a": "a:1", "b": "b:1", "c": "c:1"})
+        assert (set(watch.looked()), set(watch.errors)) == ({"a"}, {"b"})
+        watch.follow({"b": "b:1"})
+        assert (watch.looked(), set(watch.errors)) == ({}, {"b"})
+        watch.follow({"a": "a:1"})
+        assert (watch.looked(), watch.errors) == ({}, {}), "what was read before is not taken up again"
+
+    watched(play, work)

@@ -139,3 +139,55 @@ def test_a_list_of_the_same_machines_wakes_nobody_and_the_first_and_a_new_one_do
         assert w.woken == woken + 2
 
     watch(play, work)
+
+
+def test_a_world_says_of_the_journal_and_the_lease_what_the_loop_says(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        for durable, leading in ((True, False), (False, True)):
+            world = w.observer.world(durable=durable, leading=leading, epoch=7)
+            assert (world.durable, world.leading, world.epoch) == (durable, leading, 7)
+
+    watch(play, work)
+
+
+def test_prices_that_are_read_in_part_say_since_when_and_are_asked_for_soon(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        began = w.clock.now()
+        w.port.problems = {"east": "one of them is no number"}
+        await w.clock.sleep(30.0)
+        east, west = w.world().offerings["east"], w.world().offerings["west"]
+        assert (east.failing_since, west.failing_since) == (began, None)
+        assert east.at is not None
+        assert east.at > began + 10.0, "it was asked again, and what it had was taken"
+        assert (w.looks("east"), w.looks("west")) == (5, 1)
+        w.port.problems = {}
+        await w.clock.sleep(30.0)
+        assert w.world().offerings["east"].failing_since is None
+
+    watch(play, work)
+
+
+def test_that_a_target_has_no_request_left_is_news_of_one_that_drains(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        def target(in_flight: int) -> tuple[Target, ...]:
+            return (Target(id="a", address="a:1", state=TargetState.HEALTHY, in_flight=in_flight),)
+
+        async def woke(seconds: float = 11.0) -> int:
+            before = w.woken
+            await w.clock.sleep(seconds)
+            return w.woken - before
+
+        w.port.targets = target(3)
+        await w.clock.sleep(20.0)
+        w.port.targets = target(0)
+        assert await woke() == 0, "in a pool with little traffic every look would wake the loop"
+        w.observer.hurry(on=False, draining={"a"})
+        assert await woke() == 0
+        w.port.targets = target(2)
+        assert await woke() == 1
+        w.port.targets = target(1)
+        assert await woke() == 0
+        w.port.targets = target(0)
+        assert await woke() == 1, "one that drains has no request left"
+
+    watch(play, work)

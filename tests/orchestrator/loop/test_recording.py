@@ -35,11 +35,13 @@ from policies.model import (
     Observed,
     Placement,
     Pool,
+    TargetSpec,
     World,
 )
 
 POOL = Pool(name="p", replicas=2)
 PLACE = Placement("sim", "r", "a", "gpu", Market.SPOT)
+TARGET = TargetSpec(id="i-1", address="h:1")
 QUIET = Plan(notes=("spot gpu in a refused 6 s ago",))
 
 
@@ -175,10 +177,13 @@ ALARM = Plan(actions=(Alarm(name="A", reason="since 5 s"),))
         ([held("over quota"), held("over quota"), held("paused"), Plan()], [0, 2, 3]),
         ([ALARM, replace(ALARM, actions=(Alarm(name="A", reason="since 6 s"),)), Plan()], [0, 2]),
         ([Plan(write=("gw",)), Plan(write=("gw",)), Plan()], [0, 2]),
+        ([Plan(write=("gw",)), Plan(write=("gw",), targets=(TARGET,))], [0, 1]),
+        ([Plan(), Plan(targets=(TARGET,))], [0]),
     ],
     ids=[
         "quiet", "deeds", "after-a-deed", "a-number-counts-on", "another-place", "another-node",
-        "what-is-held-back", "alarm", "a-set-that-is-not-taken",
+        "what-is-held-back", "alarm", "a-set-that-is-not-taken", "another-set",
+        "a-set-that-nobody-lacks",
     ],
 )  # fmt: skip
 def test_what_is_new_is_recorded(plans: Sequence[Plan], wanted: list[int]) -> None:

@@ -156,6 +156,44 @@ def test_one_that_no_balancer_takes_is_told_without_that_part(play: Play) -> Non
     assert start.seconds == 100.0
 
 
+def test_a_start_that_is_over_does_not_wait_for_an_older_one(play: Play) -> None:
+    """The first is not routed yet; the second is told of by then, and a third is not ready at all."""
+
+    async def work(clock: Clock) -> Bench:
+        bench = Bench(clock, None)
+        for node in ("i-1", "i-2", "i-3"):
+            bench.launch(node)
+        await bench.ready("i-1", at=100.0, routed=None)
+        await bench.ready("i-2", at=101.0, routed=103.0)
+        await bench.until(110.0)
+        assert [start.node for start in bench.found] == ["i-2"]
+        bench.take(active(clock.now(), "i-2"), active(clock.now(), "i-3"))
+        await bench.until(100.0 + PATIENCE - 1.0)
+        assert [start.node for start in bench.found] == ["i-2"]
+        await bench.until(100.0 + PATIENCE + 1.0)
+        return bench
+
+    found = play(work).found
+    assert [(start.node, start.seconds) for start in found] == [("i-2", 103.0), ("i-1", 100.0)]
+
+
+def test_only_the_first_acknowledgement_of_active_ends_a_start(play: Play) -> None:
+    async def work(clock: Clock) -> Bench:
+        bench = Bench(clock, [SAID])
+        bench.launch()
+        await bench.ready(routed=None)
+        draining = TargetsApplied(
+            at=bench.began + 101.0, balancer="gw", generation=1, changes=(("i-1", TargetPhase.DRAINING),)
+        )
+        bench.take(draining, active(bench.began + 104.0, "i-1"), active(bench.began + 109.0, "i-1"))
+        await bench.until(300.0)
+        return bench
+
+    (start,) = play(work).found
+    assert start.seconds == 104.0
+    assert start.parts[-1] == ("route", 4.0)
+
+
 def test_a_node_that_goes_before_is_not_told_of(play: Play) -> None:
     async def work(clock: Clock) -> Bench:
         bench = Bench(clock, [SAID])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -169,6 +170,49 @@ def test_the_same_set_wanted_again_keeps_the_growing_wait(play: Play) -> None:
         return 1000 - len(writing.balancer.fails)
 
     assert play(work) < 25
+
+
+def test_the_wait_doubles_up_to_five_seconds_and_begins_anew_after_a_success(play: Play) -> None:
+    async def work(clock: Clock) -> None:
+        writing = Writing(clock, fails=[Uncertain("gone")] * 8, takes=0.0)
+        began = clock.now()
+
+        async def tries(count: int) -> list[float]:
+            at = []
+            for left in range(len(writing.balancer.fails) - 1, len(writing.balancer.fails) - 1 - count, -1):
+                while len(writing.balancer.fails) > left:
+                    await clock.sleep(0.01)
+                at.append(clock.now() - began)
+            return [round(later - earlier, 1) for earlier, later in itertools.pairwise(at)]
+
+        writing.writer.want(targets("a"), 1)
+        assert await tries(8) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0]
+        await clock.sleep(6.0)
+        assert writing.sets() == [("a",)]
+        writing.balancer.fails = [Uncertain("gone")] * 3
+        writing.writer.want(targets("b"), 1)
+        assert await tries(3) == [0.1, 0.2]
+
+    play(work)
+
+
+def test_what_was_read_as_the_lease_ran_out_lifts_nothing_above_another_daemon(play: Play) -> None:
+    """The look began with the lease and ended without it: the higher generation is another daemon's."""
+
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, generation=(2 << 20) + 1, sees=1.0)
+        writing.writer.want(targets("a"), 1)
+        await clock.sleep(0.5)  # refused, and being read
+        assert writing.balancer.looks == 1
+        writing.leading, writing.failsafe = False, True
+        writing.writer.take_out(out("a"), 1)
+        await clock.sleep(60.0)
+        writing.task.cancel()
+        return writing
+
+    writing = play(work)
+    assert (writing.sets(), writing.balancer.let_go) == ([], [])
+    assert writing.writer.generation < 2 << 20
 
 
 def test_a_balancer_with_a_higher_generation_is_caught_up_with(play: Play) -> None:

@@ -211,6 +211,53 @@ async def test_the_ledger_goes_on_beside_a_notice_one_at_a_time(
         await writing.account(superseded())
 
 
+async def test_an_account_that_fails_while_nobody_waits_is_heard_of_by_the_next(
+    writing: Writing, journal: Held, inbox: Inbox
+) -> None:
+    journal.may.clear()
+
+    async def superseded() -> None:
+        await journal.charge()
+        raise Superseded("epoch 2")
+
+    inbox.put(notice())
+    await writing.account(superseded())
+    journal.may.set()
+    await turns_of_the_loop()
+    work = journal.charge()
+    with pytest.raises(Superseded):
+        await writing.account(work)
+    work.close()
+
+
+async def test_what_is_settled_is_on_disk_and_nothing_else(writing: Writing, journal: Held) -> None:
+    """Three things unsettle it, each alone: a turn that writes, events that wait, a journal that fails."""
+    assert writing.settled
+    journal.error = StoreUnavailable("full")
+    assert not await writing.write([news(1)], urgent=False)
+    assert (writing.settled, writing.behind, writing.durable, writing.under_way) == (False, 1, False, False)
+    journal.error, journal.batches = None, []
+    assert await writing.write([], urgent=False)
+    assert (writing.settled, writing.behind, writing.durable) == (True, 0, True)
+    assert journal.batches == [["1"]]
+
+
+async def test_the_oldest_that_wait_are_dropped_and_that_is_said(
+    writing: Writing, journal: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.loop.writing.UNWRITTEN_MOST", 3)
+    journal.error = StoreUnavailable("full")
+    assert not await writing.write([news(1), news(2), news(3)], urgent=False)
+    assert (writing.behind, writing.lost) == (3, False)
+    assert not await writing.write([news(4)], urgent=False)
+    assert (writing.behind, writing.lost) == (3, True)
+    assert not await writing.write([], urgent=False)
+    assert writing.lost, "until the loop has heard of it"
+    journal.error = None
+    assert await writing.write([], urgent=False)
+    assert journal.batches == [["2", "3", "4"]]
+
+
 async def test_stopping_leaves_nothing_behind(writing: Writing, journal: Held) -> None:
     journal.may.clear()
     assert not await writing.write([news(1)], urgent=True)
