@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.loop.loop import records
-from policies import facts
+from policies import observations
 from policies.actions import Drain, Launch, Terminate
 from policies.decide import decide_for
 from policies.events import (
@@ -165,7 +165,7 @@ def steady(nodes: int, *, adaptive: bool, standbys: int) -> tuple[Pool, World, M
     held: Counter[Placement] | None = None
     for _ in range(_ROUNDS):
         pool, world, memory = scene(nodes, adaptive=adaptive, standbys=standbys, held=held)
-        known = reduce(memory, *facts.changes(pool, world, memory))
+        known = reduce(memory, *observations.changes(pool, world, memory))
         fleet = Fleet.of(pool, world, known)
         actions = decide_for(fleet, world, known).actions
         if not actions:
@@ -209,7 +209,7 @@ def turn(pool: Pool, world: World, memory: Memory, events: Sequence[Event]) -> d
 
     def observe() -> tuple[Memory, Fleet]:
         heard = reduce(memory, *events)
-        known = reduce(heard, *facts.changes(pool, world, heard))
+        known = reduce(heard, *observations.changes(pool, world, heard))
         return known, Fleet.of(pool, world, known)
 
     known, fleet = part("observe", observe)

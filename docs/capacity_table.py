@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from policies.evidence import Evidence
 from policies.memory import Memory
 from policies.model import Market, Observed, Offering, Placement, Pool, StandbyRules, World
 from policies.placement import Scorer
@@ -23,7 +24,8 @@ def placed(pool: Pool, zones: int) -> Counter[tuple[Market, str]]:
         for market, price in ((Market.SPOT, 1.0), (Market.ON_DEMAND, 3.0))
         for zone in names
     ]
-    sight = Sight(pool, World(now=0.0, regions={"region": Observed(value=(), at=0.0)}), Memory())
+    world = World(now=0.0, regions={"region": Observed(value=(), at=0.0)})
+    sight = Sight(Evidence(pool, world, Memory()), world)
     scorer = Scorer(pool, Memory(), now=0.0, offerings=sold, held={}, sight=sight)
     wanted = {
         Market.SPOT: pool.spot_wanted,

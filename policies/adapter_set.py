@@ -24,10 +24,12 @@ from policies.actions import LoadAdapter, UnloadAdapter
 from policies.adapter_events import AdapterLost
 from policies.adapter_memory import due
 from policies.adapters import assign
-from policies.fleet import Fleet, Node
+from policies.evidence import Evidence
+from policies.fleet import Fleet
 from policies.held import Adapter, AdapterUse, Held, beside, held_as, is_ours, revision_of
-from policies.model import EngineReading, Phase, Pool, StandbyKind, Target, World
-from policies.records import AdapterRecord, Memory
+from policies.model import EngineReading, Phase, Target, World
+from policies.node import Node
+from policies.records import AdapterRecord
 from policies.value import lazy
 
 LOADS_AT_ONCE = 4
@@ -54,10 +56,10 @@ Key = tuple[str, str]
 class NodeAdapters:
     """What is known of the adapters of one node. Of an engine that was not looked at, memory is believed."""
 
-    def __init__(self, pool: Pool, node: str, world: World, memory: Memory, shown: Sequence[Held]) -> None:
-        self._rules, self._reading = pool.adapters, world.engines.get(node)
-        self._memory = {a.adapter: a for a in memory.nodes[node].adapters}
-        self._shown = shown
+    def __init__(self, evidence: Evidence, node: str) -> None:
+        self._rules, self._reading = evidence.pool.adapters, evidence.look(node)
+        self._memory = {a.adapter: a for a in evidence.memory.nodes[node].adapters}
+        self._shown = evidence.routing.adapters.get(node, ())
 
     @lazy
     def held(self) -> Mapping[Key, Held]:
@@ -140,32 +142,26 @@ class NodeAdapters:
 class AdapterSet:
     """What one turn wants of the adapters of a pool. `leaving`: nodes that go by what it decided so far."""
 
-    def __init__(
-        self, pool: Pool, world: World, memory: Memory, fleet: Fleet, leaving: Set[str], *, confirmed: bool
-    ) -> None:
-        self._pool, self._world, self._memory, self._confirmed = pool, world, memory, confirmed
-        self._wanted = {adapter.name: adapter for adapter in pool.adapters.wanted}
+    def __init__(self, world: World, fleet: Fleet, leaving: Set[str]) -> None:
+        self._pool, self._world, self._evidence = fleet.pool, world, fleet.evidence
+        self._memory, self._routing = self._evidence.memory, self._evidence.routing
+        self._shown = self._routing.adapters
+        self._wanted = {adapter.name: adapter for adapter in self._pool.adapters.wanted}
         known = (
-            bool(self._wanted) or any(r.adapters for r in memory.nodes.values()) or any(self._shown.values())
+            bool(self._wanted)
+            or any(r.adapters for r in self._memory.nodes.values())
+            or any(self._shown.values())
         )
         self.nodes: dict[str, Node] = {
             n.id: n for n in fleet.nodes if known and n.id not in leaving and _takes_part(n)
         }
-        self.of = {n: NodeAdapters(pool, n, world, memory, self._shown.get(n, ())) for n in self.nodes}
+        self.of = {n: NodeAdapters(self._evidence, n) for n in self.nodes}
 
     # -- what balancers show -------------------------------------------------------------------------
 
     @lazy
     def _targets(self) -> Sequence[Target]:
-        return [t for view in self._world.balancers.values() for t in view.value]
-
-    @lazy
-    def _shown(self) -> Mapping[str, Sequence[Held]]:
-        """By node, what balancers send it requests for."""
-        found: dict[str, dict[Held, None]] = {}
-        for target in self._targets:
-            found.setdefault(target.id, {}).update(dict.fromkeys(target.adapters or ()))
-        return {node: tuple(rows) for node, rows in found.items()}
+        return [target for balancer in self._routing for target in balancer.targets]
 
     @lazy
     def _busy(self) -> Counter[Key]:
@@ -263,7 +259,7 @@ class AdapterSet:
         shown = tuple(self._shown.get(node, ()))  # it drains, or cannot be judged: as it is
         if not shown or node not in self._memory.nodes:
             return shown
-        held = NodeAdapters(self._pool, node, self._world, self._memory, shown).held
+        held = NodeAdapters(self._evidence, node).held
         return tuple(row for row in shown if (row.name, row.revision) in held)
 
     @lazy
@@ -326,8 +322,7 @@ class AdapterSet:
         if not self._pool.adapters.runtime:
             return
         for node in self.nodes.values():
-            reading = self._world.engines.get(node.id)
-            if reading is not None and reading.ready and reading.ok and node.address:
+            if node.address and self._evidence.is_up(node.id):
                 yield from self._unloads(node)
                 yield from self._loads(node)
 
@@ -377,27 +372,24 @@ class AdapterSet:
         """Every balancer shows that the node gets no requests for it, and has none, whatever it was told."""
         if not node.serving and not self._shown.get(node.id) and not self._written(node.id):
             return True
-        if not self._confirmed or self._written(node.id):
+        if not self._routing.confirmed or self._written(node.id):
             return False
-        rows = [
-            h for t in self._targets if t.id == node.id for h in (*(t.adapters or ()), *t.adapters_leaving)
-        ]
+        shown = self._routing.targets.get(node.id, ())
+        rows = (held for target in shown for held in (*(target.adapters or ()), *target.adapters_leaving))
         return all(held.served_as != served_as for held in rows)
 
     def _written(self, node: str) -> bool:
         """Some set that sends it requests may have landed, or may land."""
-        return any(node in nodes for nodes in self._world.writing.values())
+        return any(node in balancer.being_written for balancer in self._routing)
 
 
-def lost(world: World, memory: Memory) -> Iterator[AdapterLost]:
+def lost(evidence: Evidence) -> Iterator[AdapterLost]:
     """What engines that answer do not list any more, though it was loaded before they were asked."""
-    for node, record in sorted(memory.nodes.items()):
-        reading = world.engines.get(node)
-        if not record.adapters or reading is None or not (reading.ready and reading.ok):
-            continue
-        for adapter in record.adapters:
-            if adapter.held and _lists_no_more(reading, adapter):
-                yield AdapterLost(at=world.now, node=node, adapter=adapter.adapter)
+    for node, record in sorted(evidence.memory.nodes.items()):
+        look = evidence.look(node) if record.adapters and evidence.is_up(node) else None
+        for adapter in record.adapters if look is not None else ():
+            if look is not None and adapter.held and _lists_no_more(look, adapter):
+                yield AdapterLost(at=evidence.now, node=node, adapter=adapter.adapter)
 
 
 def _lists_no_more(reading: EngineReading, adapter: AdapterRecord) -> bool:
@@ -417,9 +409,4 @@ def _load(node: Node, adapter: Adapter, why: str) -> LoadAdapter:
 
 def _takes_part(node: Node) -> bool:
     """A node whose engine is up and that stays."""
-    return (
-        node.phase is Phase.READY
-        and not node.leaving
-        and not node.lost
-        and node.standby is not StandbyKind.STOPPED
-    )
+    return node.phase is Phase.READY and not (node.leaving or node.lost or node.aside)

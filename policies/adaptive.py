@@ -54,8 +54,8 @@ from dataclasses import dataclass
 
 from policies import hazard, standby
 from policies.actions import Cause
-from policies.fleet import Node
-from policies.model import AdaptiveRules, Market, Offering, Phase, Placement, StandbyKind
+from policies.model import AdaptiveRules, Market, Offering, Phase, Placement
+from policies.node import Node
 from policies.odds import Odds, Zone
 from policies.return_to_spot import least_useful, may_go, roll_back
 from policies.turn import Turn
@@ -155,7 +155,7 @@ def steer(turn: Turn, rules: AdaptiveRules, price: float) -> None:
     when = times(turn, rules)
     # Standbys that start within the notice stand in for what is lost.
     quick = when.standby + REACT <= when.notice
-    free = sum(n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED for n in turn.fleet.nodes)
+    free = sum(n.aside and n.phase is Phase.STOPPED for n in turn.fleet.nodes)
     covered = quick and free > 0
     zones = _zones(turn, when, price, closed=_closed_for(0.0 if covered else when.gap))
     odds = Odds(
@@ -335,10 +335,12 @@ def _add_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
         held = turn.count(Market.ON_DEMAND)
         gain = odds.value(missing, spot, cost, held) - odds.value(missing, spot, cost, held + 1)
         short = spot + held < pool.replicas
-        bridging = bridge and turn.sure(Market.SPOT) + held < pool.replicas
+        bridging = bridge and turn.reliable(Market.SPOT) + held < pool.replicas
         if held >= pool.on_demand_floor and gain <= THETA_ON_DEMAND and not bridging:
             return
-        if turn.kept is not None and held >= max(pool.on_demand_floor, turn.kept - turn.sure(Market.SPOT)):
+        if turn.kept is not None and held >= max(
+            pool.on_demand_floor, turn.kept - turn.reliable(Market.SPOT)
+        ):
             turn.note("spot is paused, and what was not there before is not bought on demand")
             return
         if held < pool.on_demand_floor:
@@ -353,7 +355,7 @@ def _add_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
 
 def _start_standbys(turn: Turn) -> None:
     """Start stopped standbys for what spot is not ready for: they are ready sooner than anything launched."""
-    missing = turn.pool.replicas - turn.sure(Market.SPOT) - turn.count(Market.ON_DEMAND)
+    missing = turn.pool.replicas - turn.reliable(Market.SPOT) - turn.count(Market.ON_DEMAND)
     if missing > 0 and turn.memory.whole_at is not None:
         standby.use_stopped(turn, missing, "cover until spot is ready")
 

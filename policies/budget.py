@@ -40,7 +40,7 @@ from policies import invariants
 from policies.actions import Alarm
 from policies.fleet import Fleet
 from policies.grant import Ask, Grant, Held, Price, Share, SharedBudget
-from policies.model import Market, Offering, Phase, Pool, StandbyKind, StandbyRules, World
+from policies.model import Market, Offering, Phase, Pool, StandbyKind, StandbyRules, World, kept_aside
 from policies.placement import Scorer
 from policies.records import Memory
 from policies.spot_loss import spot_loss
@@ -207,11 +207,11 @@ def _has(fleet: Fleet) -> Mapping[_Part, Held]:
         if node.phase is not Phase.GONE:
             part: _Part = StandbyKind.STOPPED if node.id in standbys else None
             part = node.placement.market if node.capacity else part
-            bills = not (node.phase is Phase.STOPPED and node.standby is StandbyKind.STOPPED)
+            bills = not (node.phase is Phase.STOPPED and node.aside)
             found[part].append((node.units, not node.leaving, bills, node.price))
     for intent in fleet.launching:
         if intent.placement is not None:
-            part = StandbyKind.STOPPED if intent.standby is StandbyKind.STOPPED else intent.placement.market
+            part = StandbyKind.STOPPED if kept_aside(intent.standby) else intent.placement.market
             found[part].append((fleet.pool.units_of(intent.placement), True, True, intent.price))
     return {
         part: Held(

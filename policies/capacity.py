@@ -41,7 +41,7 @@ def repeat_unanswered(turn: Turn) -> None:
             turn.launch_again(launch, living=living)
             living += units_of(launch.placement)
     for node in turn.fleet.nodes:
-        if node.phase is Phase.STOPPED and node.standby is None and not node.leaving:
+        if node.phase is Phase.STOPPED and not node.aside and not node.leaving:
             intent = turn.memory.intents.get(intent_key(node.id, ActionKind.START))
             if intent is not None:
                 turn.start_again(node, intent)

@@ -16,11 +16,9 @@ from collections.abc import Iterable
 
 from policies import (
     adaptive,
-    balance,
     bars,
     budget,
     capacity,
-    facts,
     failsafe,
     gpu_health,
     health,
@@ -30,8 +28,10 @@ from policies import (
     return_to_spot,
     standby,
     swap,
+    target_set,
 )
 from policies.actions import Action, Alarm, Detach, Drain, Plan
+from policies.evidence import ours
 from policies.fleet import Fleet
 from policies.model import Pool, World
 from policies.records import Memory
@@ -75,9 +75,9 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
         wanted = failsafe.targets(turn)
         write = failsafe.to_write(turn, wanted)
     else:
-        wanted = balance.targets(turn)
-        balance.explain_changes(turn, wanted)
-        write = balance.to_write(turn, wanted)
+        wanted = target_set.targets(turn)
+        target_set.explain_changes(turn, wanted)
+        write = target_set.to_write(turn, wanted)
     plan = Plan(
         actions=tuple(turn.actions),
         targets=wanted,
@@ -118,7 +118,7 @@ def _name_strangers(turn: Turn) -> None:
     found = [
         i.id
         for i in turn.world.instances
-        if i.id not in turn.fleet.by_id and facts.stranger(turn.pool, turn.memory, i)
+        if i.id not in turn.fleet.by_id and not ours(turn.pool, turn.memory, i).holds
     ]
     if found:
         turn.note(f"not ours, though tagged as this pool's, and left alone: {', '.join(sorted(found))}")
@@ -131,11 +131,11 @@ def _checked(turn: Turn, plan: Plan) -> Plan:
     alarms = tuple(Alarm(name="InvariantViolated", reason=str(v)) for v in violations)
     kept = invariants.without_destruction(plan)
     stays = _drains(plan.actions) - _drains(kept)
-    targets = balance.with_active(turn, plan.targets, stays)
+    targets = target_set.with_active(turn, plan.targets, stays)
     return Plan(
         actions=(*alarms, *(a for a in kept if not (isinstance(a, Detach) and a.node in stays))),
         targets=targets,
-        write=balance.to_write(turn, targets),
+        write=target_set.to_write(turn, targets),
         deferred=plan.deferred,
         notes=turn.notes_with(targets),
     )

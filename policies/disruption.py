@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING
 
 from policies import drain as draining
 from policies.actions import Cause
-from policies.at_work import perhaps_at_work
-from policies.fleet import Node
 from policies.model import Phase, Word
+from policies.node import Node
 
 if TYPE_CHECKING:
     from policies.turn import Turn
@@ -64,35 +63,37 @@ def reachable(turn: Turn, node: Node) -> bool | None:
 
     One look that failed is no silence, nor is a look from before this daemon woke up.
     """
-    if node.failing_since is None:
-        return True if node.healthy and (node.listed or node.probed) else None
-    silent = node.probed and not node.healthy and not turn.fleet.suspect
-    return False if silent else None
+    if node.heard.since is None:
+        return True if node.healthy and (node.heard.known or node.exists.holds) else None
+    return None if node.healthy or turn.fleet.suspect else False
 
 
-def answers(turn: Turn, node: Node) -> bool | None:
+def answers(_turn: Turn, node: Node) -> bool | None:
     """Its engine was ready at some time and answered this daemon's last look. None: it did not look."""
-    reading = turn.world.engines.get(node.id)
-    if not node.probed or reading is None:
-        return None
-    return node.ready_at is not None and reading.failing_since is None
+    return node.ready_at is not None and node.heard.holds if node.heard.known else None
 
 
 def answers_or_is_sent_to(turn: Turn, node: Node) -> bool | None:
     """The same; and of one that nobody has looked at, that went by choice and still gets requests."""
     known = answers(turn, node)
     chosen = node.drain is not None and node.drain.cause.by_choice
-    return True if known is None and chosen and node.id in turn.at_work.sent else known
+    return True if known is None and chosen and node.routed.holds else known
 
 
 def noticed(_turn: Turn, node: Node) -> bool:
     """A notice that is believed takes it away."""
-    return node.doomed is not None
+    return node.notice is not None
 
 
 def may_return(_turn: Turn, node: Node) -> bool:
     """Its drain is not for a cause that is never over. What is to end without a drain may, if it does not."""
     return node.drain is None or CAUSES[node.drain.cause].over is not Over.NEVER
+
+
+def cannot_tell(node: Node) -> bool:
+    """True for a node of which only balancers could tell that were not heard: a journal may be lost."""
+    heard = node.evidence.routing.confirmed or node.never_served
+    return not heard and node.reachable.open
 
 
 def waits_for_adapters(turn: Turn, node: Node) -> bool:
@@ -106,12 +107,12 @@ def works(turn: Turn, node: Node) -> bool:
     A node that only this host cannot reach is at work; so may one be of which no journal tells, until
     balancers were heard, and any that serves where so many are silent that the fault may be on this side.
     """
-    if node.phase is Phase.READY and node.healthy and node.standby is None:
+    if node.phase is Phase.READY and node.healthy and not node.aside:
         return True
-    silent = turn.at_work.dead(node, 0.0) and not turn.fleet.suspect
-    if node.id in turn.at_work.vouched or (node.serving and not silent):
+    silent = node.reachable.fails() and not turn.fleet.suspect
+    if node.found_healthy or (node.serving and not silent):
         return True
-    return perhaps_at_work(turn.pool, turn.world, node) or turn.at_work.cannot_tell(node)
+    return node.may_be_at_work or cannot_tell(node)
 
 
 # -- how much must stay ------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def works(turn: Turn, node: Node) -> bool:
 
 def _late(turn: Turn, node: Node) -> str:
     """A noticed node serves until enough others do, or until the last instant."""
-    others, ready = turn.serving_without(node), turn.sure_in_all
+    others, ready = turn.serving_without(node), turn.reliable_in_all
     if draining.begins_now(turn.pool, node, now=turn.now, serving_without=others, ready=ready):
         return ""
     return f"{others} other {turn.pool.noun()} serve and {ready} are ready, {turn.pool.replicas} are wanted"
@@ -169,7 +170,7 @@ def asked_long_ago(turn: Turn, node: Node) -> bool:
     """
     if node.operator is None or node.operator.cause is not Cause.OPERATOR:
         return False
-    since = max(node.operator.since, turn.world.awake_since)
+    since = turn.evidence.watched_since(node.operator.since)
     return turn.now - since >= turn.pool.health.boot_timeout
 
 
@@ -258,15 +259,15 @@ def _not_needed(turn: Turn, node: Node, cause: Cause) -> str:
         needed = node.ready_at is not None and needed_again(turn, node)
     else:
         chosen = cause in (Cause.EXCESS, Cause.STANDBY)
-        rests = node.standby is not None and node.phase is Phase.STOPPED
-        floor = None if node.standby is None else 0
+        rests = node.aside and node.phase is Phase.STOPPED
+        floor = None if not node.aside else 0
         needed = chosen and not rests and not turn.enough_without(node, floor=floor)
     return "too little else may be relied on" if needed else ""
 
 
-def _holds_nothing(turn: Turn, node: Node, _cause: Cause) -> str:
+def _holds_nothing(_turn: Turn, node: Node, _cause: Cause) -> str:
     """It surely gets no requests and holds none; what nobody knows counts as holding some."""
-    return turn.at_work.why_it_stays(node)
+    return draining.why_it_stays(node)
 
 
 def _clear_view(turn: Turn, node: Node, _cause: Cause) -> str:
@@ -338,14 +339,14 @@ def why_back(turn: Turn, node: Node) -> str:
     """
     if over(node):
         return str(over(node))
-    if node.standby is None and node.id in turn.at_work.sent and needed_again(turn, node):
+    if not node.aside and node.routed.holds and needed_again(turn, node):
         return "what stays is too little, and it still gets requests"
     return ""
 
 
 def over(node: Node) -> Over | None:
     """How the cause of a drain is over, whatever the others do; None while it holds."""
-    if node.drain is None or node.doomed is not None or node.operator is not None:
+    if node.drain is None or node.notice is not None or node.operator is not None:
         return None
     found = CAUSES[node.drain.cause].over
     return found if found in (Over.NO_NOTICE, Over.WITHDRAWN) else None
@@ -357,7 +358,7 @@ def needed_again(turn: Turn, node: Node) -> bool:
     One that nobody has looked at yet may: nor has anybody looked at the rest. One whose GPU is broken does
     not: it may answer wrongly.
     """
-    if node.drain is None or node.doomed is not None or asked_long_ago(turn, node):
+    if node.drain is None or node.notice is not None or asked_long_ago(turn, node):
         return False
     cause = node.drain.cause
     known = answers(turn, node)

@@ -1,9 +1,9 @@
-"""When a doomed node stops taking requests, and when a drained node may end.
+"""When a noticed node stops taking requests, and when a drained node may end.
 
 What it decides: the instant a node leaves the target set before its deadline, the deadline its requests
 get, and whether a draining node is done.
 Why: taking a node out early gives its requests the most time; but where the nodes that remain are too few
-to carry the load, a doomed node that keeps serving is worth more than an idle one. So:
+to carry the load, a noticed node that keeps serving is worth more than an idle one. So:
 
 * early (the rule): drain at once when at least `min_serving` units go on serving without it, or when enough
   others are ready;
@@ -18,9 +18,9 @@ With a notice of 120 s, a budget of 30 s and a margin of 5 s a late drain begins
 Never: a drain deadline later than the notice's deadline less the margin. A node is not ended before it was
 idle for the settle time since its detachment was acknowledged (counters lag, and the first zero is not yet
 the end: its requests are counted once more after that time), nor while it may get requests
-(`policies.at_work`). A drain that ran out of time, counted from when its node left the target set, ends the
-node; a doomed one is left to the cloud until the cloud's own deadline: ending it sooner would cut requests
-and save nothing, unless it is stopped or dead for long (`policies.at_work`).
+(`policies.evidence`). A drain that ran out of time, counted from when its node left the target set, ends the
+node; a noticed one is left to the cloud until the cloud's own deadline: ending it sooner would cut requests
+and save nothing, unless it is stopped or dead for long (`policies.evidence`).
 
 Example:
     >>> from policies.model import DrainRules
@@ -35,8 +35,8 @@ from __future__ import annotations
 import math
 
 from policies.actions import Cause
-from policies.fleet import Node
-from policies.model import TAKES_SPOT, DrainRules, Pool, World
+from policies.model import TAKES_SPOT, DrainRules, Phase, Pool
+from policies.node import Node
 
 
 def latest_start(rules: DrainRules, *, now: float, deadline: float) -> float:
@@ -52,12 +52,12 @@ def drain_deadline(rules: DrainRules, *, now: float, deadline: float | None) -> 
 
 
 def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, ready: int) -> bool:
-    """True when a doomed node should drain in this turn.
+    """True when a noticed node should drain in this turn.
 
     `serving_without` are the units of the other nodes that serve and answer, `ready` those that may be relied
     on.
     """
-    notice = node.doomed
+    notice = node.notice
     if notice is None or not node.serving or notice.deadline is None or ready >= pool.replicas:
         return True
     latest = latest_start(pool.drain, now=notice.seen_at, deadline=notice.deadline)
@@ -67,26 +67,23 @@ def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, read
     return serving_without >= pool.min_serving or now >= latest
 
 
-def looked_at(world: World, node: str) -> float:
-    """When all who may count the requests of a node were last looked at; minus infinity for never.
+def why_it_stays(node: Node) -> str:
+    """Why a node may not be ended now; empty when it surely holds no requests.
 
-    Those are its engine and the balancers that can be read.
+    A dead one leaves the target sets first all the same: it may answer the next moment.
     """
-    reading = world.engines.get(node)
-    looks = [None if reading is None else reading.at]
-    looks += [view.at for view in world.balancers.values() if not view.error]
-    return min(-math.inf if at is None else at for at in looks)
+    routed, holds, stopped = node.routed, node.holds_requests, node.phase is Phase.STOPPED
+    if node.never_served:
+        return ""
+    if not stopped and node.may_be_sent:
+        return "a balancer may still send it requests"
+    lately = node.evidence.let_go_lately(node.token, node.ready_at, node.detached_at)
+    if not stopped and node.drain is None and lately:
+        return "it may hold requests from before it left a target set"
+    return routed.reason if holds.open and routed.open else ""
 
 
-def _counted_at(world: World, node: str) -> float:
-    """When the requests of a node were last counted; minus infinity where nobody counts them now."""
-    reading = world.engines.get(node)
-    answers = reading is not None and reading.ok
-    counted = answers or any(t.id == node for view in world.balancers.values() for t in view.value)
-    return looked_at(world, node) if counted else -math.inf
-
-
-def finished(rules: DrainRules, world: World, node: Node) -> bool:
+def finished(rules: DrainRules, node: Node) -> bool:
     """True when a draining node holds no request any more, or its time is up.
 
     Requests have their budget again after a start: the clock may have been set forward while nobody counted.
@@ -94,9 +91,10 @@ def finished(rules: DrainRules, world: World, node: Node) -> bool:
     if node.drain is None:
         return False
     since = math.inf if node.idle_since is None else node.idle_since
-    if not node.serving and _counted_at(world, node.id) - since >= rules.settle:
+    evidence = node.evidence
+    if not node.serving and evidence.counted_at(node.id) - since >= rules.settle:
         return True
-    return world.now >= max(ends_at(rules, node), world.awake_since + rules.budget)
+    return evidence.now >= max(ends_at(rules, node), evidence.watched_since(-math.inf) + rules.budget)
 
 
 def ends_at(rules: DrainRules, node: Node) -> float:
@@ -107,8 +105,8 @@ def ends_at(rules: DrainRules, node: Node) -> float:
     if node.drain is None:
         return float("inf")
     since = max(node.drain.since, node.detached_at or node.drain.since)
-    if node.doomed is not None and node.doomed.deadline is not None:
-        return max(node.doomed.deadline, since + rules.budget)  # the cloud takes it at the deadline
+    if node.notice is not None and node.notice.deadline is not None:
+        return max(node.notice.deadline, since + rules.budget)  # the cloud takes it at the deadline
     given = node.drain.deadline - node.drain.since
     # What is left of a notice is no budget: this one does not hold any more.
     return since + (max(given, rules.budget) if node.drain.cause is Cause.NOTICE else given)

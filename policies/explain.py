@@ -12,10 +12,11 @@ from collections.abc import Iterator
 
 from policies import bars
 from policies.actions import Cause
-from policies.fleet import Fleet, Node
+from policies.fleet import Fleet
 from policies.gpu_health import broken
 from policies.gpu_readings import GpuState
-from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, StandbyKind, World
+from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, World
+from policies.node import Node
 from policies.placement import Scorer
 from policies.prices import usd_per_hour
 from policies.records import AdapterRecord, Memory, decayed
@@ -25,18 +26,18 @@ _ASKED = {Cause.OPERATOR: "cordoned", Cause.OUTDATED: "its adapters"}
 
 def why(node: Node, memory: Memory, now: float, gpus: GpuState | None = None) -> str:
     """One phrase: why this node is as it is. `gpus`: what its GPUs say."""
-    if node.doomed is not None:
-        left = node.doomed.deadline
+    if node.notice is not None:
+        left = node.notice.deadline
         when = f", reclaim in {max(0.0, left - now):.0f} s" if left is not None else ""
         late = "" if node.drain is not None else ", still serving"
-        return f"{node.doomed.kind} notice ({node.doomed.source}){when}{late}"
+        return f"{node.notice.kind} notice ({node.notice.source}){when}{late}"
     if node.drain is not None:
         return node.drain.reason
     if not node.healthy and node.failure and node.phase in (Phase.READY, Phase.STARTING):
         return node.failure
     if node.operator is not None:
         return f"{_ASKED.get(node.operator.cause, 'its GPUs')}: {node.operator.reason}"
-    if node.standby is StandbyKind.STOPPED:
+    if node.aside:
         return "stopped standby" if node.phase is Phase.STOPPED else "standby warming up"
     outgoing = memory.incoming.get(node.id)
     if outgoing and node.phase in (Phase.PENDING, Phase.STARTING):

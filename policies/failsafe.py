@@ -17,30 +17,20 @@ Example: of three targets one is noticed: the plan has it draining and the other
 from __future__ import annotations
 
 from policies.actions import Cause, Detach, Drain
-from policies.at_work import sends_to, sent_by
-from policies.fleet import Node
-from policies.model import (
-    WEIGHT_OF_A_UNIT,
-    Observed,
-    Phase,
-    Target,
-    TargetPhase,
-    TargetSpec,
-    TargetState,
-)
+from policies.evidence import Balancer
+from policies.model import WEIGHT_OF_A_UNIT, TargetPhase, TargetSpec
+from policies.node import ENDING, Node
 from policies.turn import Turn
 
 
 def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     """The targets that get requests now, by node id; those that go are draining."""
-    sent = sends_to(turn.world, turn.memory)
-    ends = (Phase.TERMINATING, Phase.GONE)
-    here = [n for n in turn.fleet.nodes if n.id in sent and n.address and n.phase not in ends]
+    sent = turn.evidence.routing.sends_to
+    here = [n for n in turn.fleet.nodes if n.id in sent and n.address and n.phase not in ENDING]
     drains = {a.node: a for a in turn.actions if isinstance(a, Drain) and a.cause is Cause.NOTICE}
     deadlines = {n.id: d for n in here if (d := _deadline(n, drains.get(n.id))) is not None}
-    for name, view in sorted(turn.world.balancers.items()):
-        if _fresh(turn, view):  # no other one is written
-            _keep_the_last(turn, name, deadlines)
+    for balancer in _writable(turn):  # no other one is written
+        _keep_the_last(turn, balancer, deadlines)
     for node in here:
         if node.id in deadlines and node.serving:
             why = drains.get(node.id) or node.drain
@@ -51,36 +41,32 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
 def to_write(turn: Turn, wanted: tuple[TargetSpec, ...]) -> tuple[str, ...]:
     """Balancers that still send requests to a node that is to be taken out."""
     out = {s.id for s in wanted if s.phase is TargetPhase.DRAINING}
-    return tuple(
-        name
-        for name, view in sorted(turn.world.balancers.items())
-        if _fresh(turn, view) and out & sent_by(turn.world, turn.memory, name)
-    )
+    return tuple(balancer.name for balancer in _writable(turn) if out & balancer.sends_to)
+
+
+def _writable(turn: Turn) -> list[Balancer]:
+    """Balancers that were read since this daemon is awake, and lately."""
+    within = turn.pool.patience.stale_after
+    return [balancer for balancer in turn.evidence.routing if balancer.fresh(within)]
 
 
 def _deadline(node: Node, begun: Drain | None) -> float | None:
     """Until when the requests of a noticed node may finish; None for one that stays."""
-    if node.doomed is None:
+    if node.notice is None:
         return None
     if begun is not None:
         return begun.deadline
     return node.drain.deadline if node.drain is not None else None
 
 
-def _keep_the_last(turn: Turn, balancer: str, deadlines: dict[str, float]) -> None:
+def _keep_the_last(turn: Turn, balancer: Balancer, deadlines: dict[str, float]) -> None:
     """Let one stay where no healthy target would be left: of those that go, the one that lasts longest."""
-    healthy = {t.id for t in turn.world.balancers[balancer].value if t.state is TargetState.HEALTHY}
-    sent = sent_by(turn.world, turn.memory, balancer)
-    if not deadlines.keys() & sent or healthy & sent - deadlines.keys():
+    healthy, sent = balancer.finds_healthy & balancer.sends_to, balancer.sends_to
+    if not deadlines.keys() & sent or healthy - deadlines.keys():
         return
-    kept = max(deadlines.keys() & (healthy & sent or sent), key=lambda node: (deadlines[node], node))
+    kept = max(deadlines.keys() & (healthy or sent), key=lambda node: (deadlines[node], node))
     del deadlines[kept]
-    turn.note(f"{kept} is noticed and goes on serving: {balancer} has no other healthy target")
-
-
-def _fresh(turn: Turn, view: Observed[tuple[Target, ...]]) -> bool:
-    awake = view.at is not None and view.at >= turn.world.awake_since
-    return awake and view.age(turn.now) <= turn.pool.patience.stale_after
+    turn.note(f"{kept} is noticed and goes on serving: {balancer.name} has no other healthy target")
 
 
 def _spec(node: Node, deadline: float | None) -> TargetSpec:

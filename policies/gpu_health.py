@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 
 from policies.actions import Alarm, Cause
 from policies.events import GpuAcquitted, GpuCondemned
-from policies.fleet import Fleet, Node
+from policies.fleet import Fleet
 from policies.gpu_errors import Remedy
 from policies.gpu_readings import FRESH, GpuState, lasts
-from policies.model import Phase, Pool, StandbyKind, World
+from policies.model import Phase, Pool, World
+from policies.node import ENDING, Node
 from policies.records import Memory
 from policies.turn import Turn
 
@@ -76,7 +77,7 @@ def tell(turn: Turn) -> None:
 def judge(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> Judgement:
     """What the states of all nodes come to. Linear in their number."""
     found, able = Judgement(), pool.gpu.replace and world.leading and world.durable
-    here = [n for n in fleet.nodes if n.phase not in (Phase.TERMINATING, Phase.GONE)]
+    here = [n for n in fleet.nodes if n.phase not in ENDING]
     _faults(found, pool, world, memory, here, able=able)
     _doubts(found, pool, world, memory, fleet, here, able=able)
     return found
@@ -177,7 +178,7 @@ def _condemned(node: Node) -> bool:
 
 def _open(memory: Memory, node: Node, *, urgent: bool) -> bool:
     """True for a node that may still be condemned: one that stays as far as is decided."""
-    if node.leaving or node.standby is StandbyKind.STOPPED or memory.nodes[node.id].spared:
+    if node.leaving or node.aside or memory.nodes[node.id].spared:
         return False
     return node.operator is None or (urgent and node.operator.cause is not Cause.GPU)
 
@@ -198,7 +199,7 @@ def _well(world: World, node: Node) -> bool:
         return False
     state = world.gpus.get(node.id) or GpuState(node=node.id)
     read = state.at is None or world.now - state.at <= FRESH
-    seen_at = (request.since, world.awake_since, state.throttled_at or 0.0, state.slow_at or 0.0)
+    seen_at = (node.evidence.watched_since(request.since), state.throttled_at or 0.0, state.slow_at or 0.0)
     return read and not broken(state) and world.now - max(seen_at) >= WELL_FOR
 
 

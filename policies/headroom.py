@@ -13,8 +13,9 @@ counted, three stay, and that is not enough.
 
 from __future__ import annotations
 
-from policies.fleet import Fleet, Node
-from policies.model import Market, Phase, Pool, StandbyKind
+from policies.fleet import Fleet
+from policies.model import Market, Phase, Pool
+from policies.node import Node
 
 
 def serves(node: Node) -> bool:
@@ -27,7 +28,7 @@ def serves(node: Node) -> bool:
 
 def on_notice(node: Node) -> bool:
     """It was asked to go, and may be relied on until its replacement is ready."""
-    stays = node.phase is Phase.READY and node.doomed is None and node.standby is None
+    stays = node.phase is Phase.READY and node.notice is None and not node.aside
     return node.operator is not None and stays and node.answers and node.in_service
 
 
@@ -42,7 +43,7 @@ class Headroom:
         """Units that drain by choice."""
         self._counted = dict(fleet.counted_by_market)
         self._working = dict(fleet.working_by_market)
-        self._sure = dict(fleet.sure_by_market)
+        self._reliable = dict(fleet.reliable_by_market)
         self._serving = sum(n.units for n in fleet.serving if serves(n))
         self._asked = dict.fromkeys(Market, 0)
         self._lost = 0
@@ -65,23 +66,23 @@ class Headroom:
         """Units of a market that have booted, after this turn's decisions."""
         return self._working[market]
 
-    def sure(self, market: Market) -> int:
+    def reliable(self, market: Market) -> int:
         """Units of a market that may be relied on, after this turn's decisions."""
-        return self._sure[market]
+        return self._reliable[market]
 
     def coming(self, market: Market) -> int:
         """Units of a market that count towards wanted and have not booted yet."""
         return self.count(market) - self.working(market)
 
     @property
-    def sure_in_all(self) -> int:
+    def reliable_in_all(self) -> int:
         """Units that may be relied on, after this turn's decisions."""
-        return sum(self._sure.values())
+        return sum(self._reliable.values())
 
     @property
     def enough(self) -> bool:
         """As many units as are wanted may be relied on."""
-        return self.sure_in_all >= self.pool.replicas
+        return self.reliable_in_all >= self.pool.replicas
 
     # -- what is left without one --------------------------------------------------------------------
 
@@ -97,17 +98,17 @@ class Headroom:
         none. For a node that was asked to go, others that were count too.
         """
         market = node.placement.market
-        in_all, here = sum(self._sure.values()), self._sure[market]
+        in_all, here = sum(self._reliable.values()), self._reliable[market]
         if node.operator is not None:
             in_all, here = in_all + sum(self._asked.values()), here + self._asked[market]
         if floor is None:
             floor = 0 if node.spot else self.pool.on_demand_floor
-        own = 0 if node.id in self.leaving else node.units * (node.sure or on_notice(node))
+        own = 0 if node.id in self.leaving else node.units * (node.reliable or on_notice(node))
         return in_all - own >= self.pool.replicas + spare and here - own >= floor
 
     def enough_with_silent(self, node: Node) -> bool:
         """The same in a mass silence, where nodes that are silent stay: they may serve all the same."""
-        answering = self.sure_in_all + sum(self._asked.values())
+        answering = self.reliable_in_all + sum(self._asked.values())
         return answering + self._lost - node.units * node.lost >= self.pool.replicas
 
     def may_choose(self, units: int = 1) -> bool:
@@ -129,7 +130,7 @@ class Headroom:
             market, units = node.placement.market, node.units
             self._counted[market] -= node.capacity * units
             self._working[market] -= node.working * units
-            self._sure[market] -= node.sure * units
+            self._reliable[market] -= node.reliable * units
 
     def come_back(self, node: Node) -> None:
         """Count in a node that goes back to work.
@@ -140,7 +141,7 @@ class Headroom:
         self._serving += node.units * (node.serving and node.healthy)
         if node.drains_by_choice:
             self.by_choice -= node.units
-        if node.standby is not StandbyKind.STOPPED:
+        if not node.aside:
             sure = node.answers and node.in_service
-            for counts in (self._counted, self._working, *((self._sure,) if sure else ())):
+            for counts in (self._counted, self._working, *((self._reliable,) if sure else ())):
                 counts[node.placement.market] += node.units

@@ -16,9 +16,8 @@ the first new one is ready.
 from __future__ import annotations
 
 from policies.actions import Alarm, Cause
-from policies.fleet import Node
-from policies.model import Phase, StandbyKind
-from policies.reach import vouched_for
+from policies.model import Phase
+from policies.node import ENDING, Node
 from policies.turn import Turn
 
 
@@ -27,11 +26,7 @@ def replace_sick(turn: Turn) -> None:
 
     Their requests get their budget all the same: it may be only this host that cannot reach them.
     """
-    silent = [
-        n
-        for n in turn.fleet.nodes
-        if n.lost and n.drain is None and n.phase not in (Phase.TERMINATING, Phase.GONE)
-    ]
+    silent = [n for n in turn.fleet.nodes if n.lost and n.drain is None and n.phase not in ENDING]
     # Those in a region that cannot be seen must wait, and keep no other from being replaced.
     silent.sort(key=lambda n: (bool(turn.fleet.sight.passed_over(n.placement.region)), *_longest_first(n)))
     if turn.fleet.suspect:
@@ -45,7 +40,7 @@ def replace_sick(turn: Turn) -> None:
             )
         )
     for node in silent:
-        silent_for = turn.now - (node.failing_since or turn.now)
+        silent_for = turn.now - (node.heard.since or turn.now)
         reason = f"engine silent for {silent_for:.0f} s: {node.failure or 'no answer'}"
         turn.drain(node, turn.now + turn.pool.drain.budget, Cause.SICK, reason)
 
@@ -53,18 +48,17 @@ def replace_sick(turn: Turn) -> None:
 def give_up_boots(turn: Turn) -> None:
     """End nodes that did not become ready within the boot time-out, unless a balancer finds them healthy."""
     timeout = turn.pool.health.boot_timeout
-    waiting = [n for n in turn.fleet.nodes if _waiting(n) and not n.unknown and n.drain is None]
+    waiting = [n for n in turn.fleet.nodes if _waiting(n) and not n.may_be_at_work and n.drain is None]
     waiting = [n for n in waiting if n.id not in turn.leaving]
-    vouched = vouched_for(turn.world) if waiting else set()
     for node in waiting:
-        if node.id not in vouched and _booting_for(turn, node) > timeout:
+        if not node.found_healthy and _booting_for(turn, node) > timeout:
             why = f": {node.failure}" if node.failure else ""
             turn.terminate(node, Cause.BOOT, f"not ready {timeout:.0f} s after its start{why}")
 
 
 def _waiting(node: Node) -> bool:
     """Launched or started, and not ready yet."""
-    stopped = node.phase is Phase.STOPPED and node.standby is not StandbyKind.STOPPED
+    stopped = node.phase is Phase.STOPPED and not node.aside
     return stopped or node.phase in (Phase.PENDING, Phase.STARTING)
 
 
@@ -74,13 +68,12 @@ def _booting_for(turn: Turn, node: Node) -> float:
     A daemon that hung knows no more than before, what another one launched may be at work, and how long ago
     that was is not known where this host's clock may have been set since.
     """
-    since = max(node.started_at, turn.world.awake_since)
-    reading = turn.world.engines.get(node.id)
-    if reading is None or reading.failing_since is None:
+    since, look = turn.evidence.watched_since(node.started_at), turn.evidence.look(node.id)
+    if look is None or node.heard.since is None:
         return turn.now - since
-    watched = reading.at - reading.failing_since >= turn.pool.health.replace_after
-    return reading.at - since if watched else 0.0
+    watched = node.heard.lasted >= turn.pool.health.replace_after
+    return look.at - since if watched else 0.0
 
 
 def _longest_first(node: Node) -> tuple[float, str]:
-    return node.failing_since or 0.0, node.id
+    return node.heard.since or 0.0, node.id

@@ -8,7 +8,7 @@ disruption budget of units at a time (or one node), those that drain for one fir
 message cannot empty a pool, nor can the next one of a node that was believed before make room for another.
 A report of a node that serves nobody anyway is believed beyond that budget: its engine has been silent to
 this daemon for `unhealthy_after`, no balancer that could be read finds it healthy, and it is not one of so
-many silent ones that the fault may be on this side (`policies.reach`). One look that failed is no silence.
+many silent ones that the fault may be on this side (`policies.evidence`). One look that failed is no silence.
 A rebalance recommendation takes nothing away, it has no deadline; `policies.rebalance` says what it does.
 
 Example:
@@ -24,10 +24,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policies.actions import Cause
-from policies.model import Confidence, Market, Notice, NoticeKind, Pool, StandbyKind, World
-from policies.reach import applies, mass_silence, silent_for, vouched_for
-from policies.records import Memory, NodeRecord
-from policies.regions import Sight
+from policies.evidence import CONFIRMED, Evidence
+from policies.model import Market, Notice, NoticeKind, Pool, kept_aside
+from policies.records import NodeRecord, applies
 
 
 def recommended(pool: Pool, record: NodeRecord, now: float) -> Notice | None:
@@ -43,53 +42,45 @@ def recommended(pool: Pool, record: NodeRecord, now: float) -> Notice | None:
     return min(held, key=_urgency, default=None)
 
 
-def doom(pool: Pool, world: World, memory: Memory) -> Mapping[str, Notice]:
-    """The believed notice of every noticed node, by node."""
-    confirmed: dict[str, Notice] = {}
+def believed(evidence: Evidence, *, suspect: bool) -> Mapping[str, Notice]:
+    """The believed notice of every noticed node, by node. `suspect`: a silence may be this side's fault."""
+    pool, confirmed = evidence.pool, dict[str, Notice]()
     reported: list[tuple[tuple[bool, float, str], NodeRecord, Notice]] = []
-    acted_on: list[NodeRecord] = []  # on their way out for a report, or to be put back in this turn
-    for record in memory.nodes.values():
+    taken = 0  # units on their way out for a report, or to be put back in this turn
+    for record in evidence.memory.nodes.values():
         drains = record.drain is not None and record.drain.cause is Cause.NOTICE
         if not (record.notices or drains):
             continue
         spot = record.placement.market is Market.SPOT
         valid = [n for n in record.notices if applies(n, spot=spot)]
-        sure = [n for n in valid if n.confidence is Confidence.CONFIRMED]
+        sure = [n for n in valid if n.confidence in CONFIRMED]
         if sure:
             confirmed[record.id] = min(sure, key=_urgency)
         elif valid:
             rank = not drains, min(n.seen_at for n in valid), record.id
             reported.append((rank, record, min(valid, key=_urgency)))
         elif drains:
-            acted_on.append(record)
-    if not reported:
-        return confirmed
-    free = _out_of_reach(pool, world, memory, [*(r for _, r, _ in reported), *acted_on])
-    believed = dict(confirmed)
-    taken = sum(pool.units_of(r.placement) for r in acted_on if r.id not in free)
+            taken += _units(evidence, record, suspect=suspect)
     for _, record, notice in sorted(reported, key=lambda entry: entry[0]):
-        units = 0 if record.id in free else pool.units_of(record.placement)
+        units = _units(evidence, record, suspect=suspect)
         if units == 0 or taken == 0 or taken + units <= pool.disruption_budget:
-            believed[record.id] = notice
+            confirmed[record.id] = notice
             taken += units
-    return believed
+    return confirmed
 
 
-def _out_of_reach(pool: Pool, world: World, memory: Memory, reported: list[NodeRecord]) -> set[str]:
-    """Nodes of these that every witness finds unreachable. A stopped standby says nothing by its silence."""
-    silent = {r.id for r in reported if r.standby is not StandbyKind.STOPPED and _silent(pool, world, r.id)}
-    if silent:
-        silent -= vouched_for(world, read_well=True)
-    if silent and mass_silence(pool, world, memory, Sight(pool, world, memory)):
-        return set()
-    return silent
+def _units(evidence: Evidence, record: NodeRecord, *, suspect: bool) -> int:
+    """Units that a node takes of the budget; none when all who may tell find that it serves nobody.
 
-
-def _silent(pool: Pool, world: World, node: str) -> bool:
-    """True for an engine that has been silent for long by a look of this daemon since it is awake."""
-    reading = world.engines.get(node)
-    looked = reading is not None and reading.at >= world.awake_since
-    return looked and silent_for(reading) >= pool.health.unhealthy_after
+    A stopped standby says nothing by its silence.
+    """
+    gone = (
+        not suspect
+        and not kept_aside(record.standby)
+        and evidence.heard(record.id).fails(evidence.pool.health.unhealthy_after)
+        and record.id not in evidence.routing.surely_healthy
+    )
+    return 0 if gone else evidence.pool.units_of(record.placement)
 
 
 def _urgency(notice: Notice) -> tuple[float, float, str]:

@@ -29,10 +29,12 @@ from policies.actions import (
     UnloadAdapter,
 )
 from policies.bars import PAUSE_FIRST
+from policies.evidence import Witness
 from policies.fleet import Fleet
 from policies.grant import Ask, Grant, SharedBudget
 from policies.limits import within_cap
-from policies.model import Phase, Pool, StandbyKind, TargetPhase, TargetState, World
+from policies.model import Phase, Pool, StandbyKind, TargetPhase, TargetState, World, kept_aside
+from policies.node import Node
 from policies.records import Memory
 
 _HAIR = 1e-6  # USD/h
@@ -62,9 +64,9 @@ def check(pool: Pool, world: World, fleet: Fleet, memory: Memory, plan: Plan) ->
         found += _disruption(pool, fleet, plan)
         found += _bounds(pool, fleet, plan)
         found += _order(fleet, plan)
-        found += _adapters(world, plan)
+        found += _adapters(fleet, plan)
     found += (
-        _beyond_the_lease(world, fleet, plan)
+        _beyond_the_lease(fleet, plan)
         if world.failsafe_since is not None
         else _targets(pool, world, fleet, plan)
     )
@@ -79,6 +81,26 @@ def without_destruction(plan: Plan) -> tuple[Action, ...]:
         if not isinstance(a, (*Destructive, UnloadAdapter))
         and not (isinstance(a, Drain) and a.cause is not Cause.NOTICE)
     )
+
+
+def _nodes(plan: Plan, *kinds: type[Drain | Undrain | Terminate | Stop | Start]) -> set[str]:
+    """Nodes of the actions of these types."""
+    return {a.node for a in plan.actions if isinstance(a, kinds)}
+
+
+def _new_launches(fleet: Fleet, plan: Plan) -> list[Launch]:
+    """What is asked for again is no new launch."""
+    known = {intent.token for intent in fleet.launching}
+    return [a for a in plan.actions if isinstance(a, Launch) and a.token not in known]
+
+
+def _units(nodes: Iterable[Node]) -> int:
+    return sum(node.units for node in nodes)
+
+
+def _works(node: Node) -> bool:
+    """It serves, or would at once: it is ready, well and no standby."""
+    return node.phase is Phase.READY and node.healthy and not node.aside
 
 
 def _authority(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
@@ -98,12 +120,8 @@ def _authority(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
 
 
 def _in_vain(pool: Pool, fleet: Fleet, memory: Memory, plan: Plan) -> list[Violation]:
-    """A pool that never started launches nothing new, nor more than one node where launches just failed.
-
-    What is asked for again is no new launch.
-    """
-    known = {intent.token for intent in fleet.launching}
-    new = [a for a in plan.actions if isinstance(a, Launch) and a.token not in known]
+    """A pool that never started launches nothing new, nor more than one node where launches just failed."""
+    new = _new_launches(fleet, plan)
     if not new:
         return []
     given_up = {a.node for a in plan.actions if isinstance(a, Terminate) and a.cause is Cause.BOOT}
@@ -121,14 +139,14 @@ def _in_vain(pool: Pool, fleet: Fleet, memory: Memory, plan: Plan) -> list[Viola
     return found
 
 
-def _adapters(world: World, plan: Plan) -> list[Violation]:
+def _adapters(fleet: Fleet, plan: Plan) -> list[Violation]:
     """Nothing is unloaded that a target is sent requests for, now or by the wanted set."""
     unloads = {(a.node, a.served_as) for a in plan.actions if isinstance(a, UnloadAdapter)}
     if not unloads:
         return []
     routed = {(s.id, held.served_as) for s in plan.targets for held in s.adapters}
-    for view in world.balancers.values():
-        routed |= {(t.id, held.served_as) for t in view.value for held in t.adapters or ()}
+    for balancer in fleet.evidence.routing:
+        routed |= {(t.id, held.served_as) for t in balancer.targets for held in t.adapters or ()}
     return [
         Violation("adapters", f"{served_as} would be unloaded from {node}, which gets requests for it")
         for node, served_as in sorted(unloads & routed)
@@ -137,52 +155,46 @@ def _adapters(world: World, plan: Plan) -> list[Violation]:
 
 def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     """Our own choice takes neither ready units below wanted nor on-demand units below the floor."""
-    leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate | Stop)}
+    leaving, back = _nodes(plan, Drain, Terminate, Stop), _nodes(plan, Undrain)
     chosen = {a.node for a in plan.actions if isinstance(a, Drain | Terminate) and a.cause.voluntary}
-    if not any(n.sure and n.id in chosen for n in fleet.nodes):
+    given = [n for n in fleet.nodes if n.reliable and n.id in chosen]
+    if not given:
         return []
-    back = {a.node for a in plan.actions if isinstance(a, Undrain)}
     left = [
         n
         for n in fleet.nodes
-        if (n.sure and n.id not in leaving)
-        or (n.id in back and n.answers and n.in_service and n.standby is None)
+        if (n.reliable and n.id not in leaving)
+        or (n.id in back and n.answers and n.in_service and not n.aside)
     ]
-    found, noun = [], pool.noun()
-    ready = sum(n.units for n in left)
+    found, noun, ready = list[Violation](), pool.noun(), _units(left)
     if ready < pool.replicas:
         text = f"{ready} ready {noun} would be left, {pool.replicas} are wanted"
         found.append(Violation("self-harm", text))
-    on_demand = sum(n.units for n in left if not n.spot)
-    given = any(n.sure and not n.spot and n.id in chosen for n in fleet.nodes)
-    if given and on_demand < pool.on_demand_floor:
-        found.append(
-            Violation(
-                "floor", f"{on_demand} on-demand {noun} would be left, the floor is {pool.on_demand_floor}"
-            )
-        )
+    on_demand = _units(n for n in left if not n.spot)
+    if on_demand < pool.on_demand_floor and not all(n.spot for n in given):
+        text = f"{on_demand} on-demand {noun} would be left, the floor is {pool.on_demand_floor}"
+        found.append(Violation("floor", text))
     return found
 
 
 def _disruption(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     """Drains of working nodes that somebody chose stay within the disruption budget."""
     chosen = {a.node for a in plan.actions if isinstance(a, Drain) and a.cause.by_choice}
-    works = [n for n in fleet.nodes if n.phase is Phase.READY and n.healthy and n.standby is None]
-    drains = [n for n in works if n.id in chosen]
+    drains = [n for n in fleet.nodes if n.id in chosen and _works(n)]
     if not drains:
         return []
-    back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+    back = _nodes(plan, Undrain)
     drains += [
         n
         for n in fleet.nodes
         if n.phase is Phase.DRAINING
         and n.drain is not None
         and n.drain.cause.by_choice
-        and not n.surely_doomed
-        and n.standby is None
+        and n.noticed.witness is not Witness.CLOUD
+        and not n.aside
         and n.id not in back
     ]
-    units = sum(n.units for n in drains)
+    units = _units(drains)
     if len(drains) > 1 and units > pool.disruption_budget:
         text = f"{units} {pool.noun()} would drain by choice, the budget is {pool.disruption_budget}"
         return [Violation("disruption", text)]
@@ -190,25 +202,19 @@ def _disruption(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
 
 
 def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
-    open_tokens = {i.token for i in fleet.launching}
-    added = [a for a in plan.actions if isinstance(a, Launch) and a.token not in open_tokens]
-    starting = {a.node for a in plan.actions if isinstance(a, Start)}
-    found = []
+    added, starting, found = _new_launches(fleet, plan), _nodes(plan, Start), list[Violation]()
+    leaving, back = _nodes(plan, Drain, Terminate), _nodes(plan, Undrain)
+    staying = [n for n in fleet.nodes if not n.leaving and n.id not in leaving]
     if added:
-        leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
-        back = {a.node for a in plan.actions if isinstance(a, Undrain)}
-        staying = [n for n in fleet.nodes if (not n.leaving and n.id not in leaving) or n.id in back]
         units = [pool.units_of(a.placement) for a in added]
-        living = sum(n.units for n in staying) + sum(units)
+        living = _units(staying) + _units(n for n in fleet.nodes if n.id in back and n.leaving) + sum(units)
         living += sum(pool.units_of(i.placement) for i in fleet.launching)
         if living - max(units) >= pool.most_units:
             text = f"{living} {pool.noun()} would live, the most is {pool.most_units}"
             found.append(Violation("surplus", text))
     share = pool.share
     if added and share is not None and share.nodes is not None:
-        leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
-        nodes = sum(not n.leaving and n.id not in leaving for n in fleet.nodes)
-        nodes += len(fleet.launching) + len(added)
+        nodes = len(staying) + len(fleet.launching) + len(added)
         if nodes > share.nodes:
             text = f"{nodes} nodes would live, the share of the budget is {share.nodes}"
             found.append(Violation("budget", text))
@@ -259,7 +265,7 @@ def overrun(
 
 
 def _bills(phase: Phase, standby: StandbyKind | None) -> bool:
-    return phase is not Phase.GONE and not (phase is Phase.STOPPED and standby is StandbyKind.STOPPED)
+    return phase is not Phase.GONE and not (phase is Phase.STOPPED and kept_aside(standby))
 
 
 def _order(fleet: Fleet, plan: Plan) -> list[Violation]:
@@ -271,7 +277,7 @@ def _order(fleet: Fleet, plan: Plan) -> list[Violation]:
         node = fleet.by_id.get(action.node)
         if node is None:
             found.append(Violation("stranger", f"{action.node} is not a node of this pool and would end"))
-        elif node.phase is Phase.READY and node.healthy and node.standby is None:
+        elif _works(node):
             found.append(Violation("order", f"{node.id} would end while it works, without a drain"))
         elif node.phase is Phase.DRAINING and node.serving and node.healthy:
             found.append(Violation("order", f"{node.id} would end while it gets requests"))
@@ -280,8 +286,7 @@ def _order(fleet: Fleet, plan: Plan) -> list[Violation]:
 
 def _targets(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     found = []
-    drains = {a.node for a in plan.actions if isinstance(a, Drain)}
-    back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+    drains, back = _nodes(plan, Drain), _nodes(plan, Undrain)
     active: list[str] = []
     wrong: list[str] = []
     unknown = False
@@ -305,22 +310,23 @@ def _targets(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> list[Violati
     return found
 
 
-def _beyond_the_lease(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
+def _beyond_the_lease(fleet: Fleet, plan: Plan) -> list[Violation]:
     """Without the database only noticed nodes leave, none enters, and no balancer loses its last target."""
     found = []
-    known = {t.id for view in world.balancers.values() for t in view.value}
-    known |= {n.id for n in fleet.serving}.union(*world.writing.values())
+    known = {n.id for n in fleet.serving}
+    for balancer in fleet.evidence.routing:
+        known |= {*(t.id for t in balancer.targets), *balancer.being_written}
     out = {s.id for s in plan.targets if s.phase is TargetPhase.DRAINING}
     for spec in plan.targets:
         node = fleet.by_id.get(spec.id)
-        if spec.id in out and (node is None or node.doomed is None):
+        if spec.id in out and (node is None or node.notice is None):
             found.append(
                 Violation("failsafe", f"{spec.id} would leave without a notice and without the lease")
             )
         elif spec.id not in known:
             found.append(Violation("failsafe", f"{spec.id} would enter without the lease"))
-    for name, view in sorted(world.balancers.items()):
-        healthy = {t.id for t in view.value if t.state is TargetState.HEALTHY}
-        if healthy and healthy <= out and name in plan.write:
-            found.append(Violation("last-target", f"the last healthy target would leave {name}"))
+    for balancer in fleet.evidence.routing:
+        healthy = {t.id for t in balancer.targets if t.state is TargetState.HEALTHY}
+        if healthy and healthy <= out and balancer.name in plan.write:
+            found.append(Violation("last-target", f"the last healthy target would leave {balancer.name}"))
     return found

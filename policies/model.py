@@ -143,6 +143,11 @@ class StandbyKind(Word):
     STOPPED = "stopped"
 
 
+def kept_aside(standby: StandbyKind | None) -> bool:
+    """True for a standby that takes no requests. A hot one is one more node that serves."""
+    return standby not in (None, StandbyKind.HOT)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Placement:
     """Where a node is or should go."""

@@ -7,18 +7,25 @@ what it adds to the one before it. docs/explanation/life-of-a-node.md shows them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import field
 
-from policies.evidence import Condition, Evidence, Status, Witness
-from policies.model import Confidence, InstanceState, Market, Notice, Phase, Placement, StandbyKind, Word
-from policies.records import DrainRecord, NodeRecord, OperatorRequest
+from policies.evidence import CONFIRMED, Condition, Evidence, Status, Witness
+from policies.model import Market, Notice, Phase, Placement, StandbyKind, Word, kept_aside
+from policies.records import DrainRecord, NodeRecord, OperatorRequest, applies
 from policies.value import value
 
 BOOTING = (Phase.PENDING, Phase.STARTING)
 ENDING = (Phase.TERMINATING, Phase.GONE)
-STOPPED = (InstanceState.STOPPED, InstanceState.STOPPING)
-_BOOTED = (Phase.READY, Phase.DRAINING)
+BOOTED = (Phase.READY, Phase.DRAINING)
 _OUTGOING = (Phase.DRAINING, *ENDING)
+
+
+_STOPPED = Condition(status=Status.FALSE, reason="its machine is stopped or gone", witness=Witness.LIST)
+_NOT_BELIEVED = Condition(
+    status=Status.UNKNOWN, reason="nodes report more than is believed", witness=Witness.AGENT
+)
+_NOT_NOTICED = Condition(status=Status.FALSE, reason="no notice holds")
 
 
 class Role(Word):
@@ -28,11 +35,6 @@ class Role(Word):
     CORDONED = "cordoned"  # is to be replaced and works until then: counts no more
     STANDBY = "standby"  # kept aside to take over: gets no requests
     LEAVING = "leaving"  # noticed, draining, or ending
-
-
-def kept_aside(standby: StandbyKind | None) -> bool:
-    """True for a standby that takes no requests. A hot one is one more node that serves."""
-    return standby not in (None, StandbyKind.HOT)
 
 
 @value
@@ -70,10 +72,9 @@ class Node:
     heard: Condition
     healthy_for: float = field(repr=False)
     evidence: Evidence = field(repr=False, compare=False)
-    listed: bool  # the newest list shows it
     attached: bool  # by what balancers acknowledged it is a target, active or draining
     serving: bool  # by what they acknowledged some balancer sends it new requests
-    unserved: bool  # no balancer could send it any: there is none
+    in_service: bool  # it serves, or there is no balancer by which it could
     out_of_sight: bool = False  # it had not booted when its region was last seen, and nobody could see it now
     lost: bool = False  # silent for so long that it is given up, see `policies.fleet`
     units: int = 1
@@ -97,11 +98,27 @@ class Node:
         working = capacity and self.phase is Phase.READY
         self.role, self.leaving = role, leaving  # type: ignore[misc]
         self.capacity, self.working = capacity, working  # type: ignore[misc]
-        self.ready = working and self.probed and self.healthy  # type: ignore[misc]
-        in_service = self.serving or self.unserved
-        self.reliable = working and in_service and self.heard.status is Status.TRUE  # type: ignore[misc]
+        answering = self.heard.status is Status.TRUE
+        self.ready = working and (answering or (self.heard.known and self.healthy))  # type: ignore[misc]
+        self.reliable = working and answering and self.in_service  # type: ignore[misc]
 
     # -- conditions ------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> Condition:
+        """Whether there is such a machine."""
+        return self.evidence.exists(self.evidence.memory.nodes[self.id])
+
+    @property
+    def noticed(self) -> Condition:
+        """Whether the cloud takes it away. Unknown where only nodes report it, beyond what is believed."""
+        if self.notice is not None:
+            witness = Witness.CLOUD if self.notice.confidence in CONFIRMED else Witness.AGENT
+            since, reason = self.notice.seen_at, f"{self.notice.kind} notice"
+            return Condition(status=Status.TRUE, since=since, reason=reason, witness=witness)
+        if any(applies(notice, spot=self.spot) for notice in self.notices):
+            return _NOT_BELIEVED
+        return _NOT_NOTICED
 
     @property
     def reachable(self) -> Condition:
@@ -117,8 +134,8 @@ class Node:
     def holds_requests(self) -> Condition:
         """Whether it has requests that are not answered yet. A machine that is stopped or gone has none."""
         if self.phase in (Phase.STOPPED, Phase.GONE):
-            return Condition(status=Status.FALSE, reason=f"it is {self.phase}", witness=Witness.LIST)
-        return self.evidence.holds_requests(self.id)
+            return _STOPPED
+        return self.evidence.holds_requests(self.evidence.memory.nodes[self.id])
 
     # -- predicates ------------------------------------------------------------------------------------
 
@@ -133,24 +150,14 @@ class Node:
         return kept_aside(self.standby)
 
     @property
-    def probed(self) -> bool:
-        """This daemon has looked at its engine since it is awake."""
-        return self.heard.status is not Status.UNKNOWN
-
-    @property
     def healthy(self) -> bool:
         """It has booted, and its engine is not known to have been silent for long enough to matter."""
-        return self.phase in _BOOTED and not self.heard.fails(self.healthy_for)
+        return self.phase in BOOTED and not self.heard.fails(self.healthy_for)
 
     @property
     def answers(self) -> bool:
         """It has booted, was ready, and answered the last look: it could take requests, whatever its role."""
-        return self.phase in _BOOTED and self.ready_at is not None and self.heard.status is Status.TRUE
-
-    @property
-    def taken(self) -> bool:
-        """The cloud itself says that it takes it away: what somebody chose for it makes no difference."""
-        return self.notice is not None and self.notice.confidence is Confidence.CONFIRMED
+        return self.phase in BOOTED and self.ready_at is not None and self.heard.status is Status.TRUE
 
     @property
     def drains_by_choice(self) -> bool:
@@ -158,13 +165,9 @@ class Node:
 
         One that has fallen silent since may only be out of this host's reach.
         """
+        taken = self.notice is not None and self.notice.confidence in CONFIRMED
         chosen = self.phase is Phase.DRAINING and self.drain is not None and self.drain.cause.by_choice
-        return chosen and not self.taken and not self.aside
-
-    @property
-    def unknown(self) -> bool:
-        """Its machine may run, and this daemon has not looked at its engine yet: it may well be serving."""
-        return self.phase is Phase.STARTING and not self.probed and (bool(self.address) or not self.listed)
+        return chosen and not taken and not self.aside
 
     @property
     def may_be_at_work(self) -> bool:
@@ -175,16 +178,40 @@ class Node:
         """
         if self.phase not in BOOTING:
             return False
-        if self.unknown or self.id in self.evidence.balancers.finds_healthy:
-            return True
-        return self.serving and self.heard.since is not None and self.heard.lasted < self.healthy_for
+        unseen = self.phase is Phase.STARTING and not self.heard.known
+        briefly = self.heard.since is not None and self.heard.lasted < self.healthy_for
+        return (
+            (unseen and (bool(self.address) or not self.exists.holds))
+            or (briefly and self.serving)
+            or self.found_healthy
+        )
+
+    @property
+    def never_served(self) -> bool:
+        """This very daemon launched it and never saw it ready: no request can have reached it."""
+        return self.evidence.never_served(self.token, self.ready_at)
+
+    @property
+    def may_be_sent(self) -> bool:
+        """Some balancer may send it requests, by its newest word or an older one."""
+        return self.id in self.evidence.routing.may_send_to
+
+    @property
+    def end_unconfirmed(self) -> bool:
+        """Its end was asked for, and neither the call nor a list says that it ends: it may live."""
+        return self.evidence.end_unconfirmed(self.id)
+
+    @property
+    def found_healthy(self) -> bool:
+        """Some balancer reaches it, whoever else cannot."""
+        return self.id in self.evidence.routing.finds_healthy
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """What is special about it, for people."""
         found = (
-            ("noticed", bool(self.notices)),
-            ("doomed", self.notice is not None),
+            ("noticed", self.notice is not None),
+            ("reported", self.notice is None and bool(self.notices)),
             ("cordoned", self.operator is not None),
             ("attached", self.attached),
             ("unhealthy", self.phase is Phase.READY and not self.healthy),
@@ -195,59 +222,21 @@ class Node:
         return tuple(name for name, holds in found if holds)
 
 
-def contradicts_stopped(evidence: Evidence, record: NodeRecord) -> bool:
-    """True for a node at work whose engine is not silent: a list that has it stopped is older than its start.
-
-    One look that failed is no silence. Where this daemon never saw it ready, a balancer's word counts.
-    """
-    if kept_aside(record.standby) or evidence.heard(record.id).fails(evidence.pool.health.unhealthy_after):
-        return False
-    look = evidence.look(record.id)
-    proven = look is not None and (look.ready or record.ready_at is not None)
-    return proven or record.id in evidence.balancers.finds_healthy
-
-
-def phase_of(evidence: Evidence, record: NodeRecord) -> Phase:
-    """Where a node is in its life."""
-    instance = evidence.listed.get(record.id)
-    state = InstanceState.RUNNING if instance is None else instance.state
-    if state is InstanceState.TERMINATED:
-        return Phase.GONE
-    if state is InstanceState.SHUTTING_DOWN or evidence.end_asked_for(record.id) is not None:
-        return Phase.TERMINATING
-    if state in STOPPED and not contradicts_stopped(evidence, record):
-        return Phase.STOPPED
-    if record.drain is not None:
-        return Phase.DRAINING
-    if state is InstanceState.PENDING and record.ready_at is None:
-        return Phase.PENDING  # one that was ready since its start is shown by an old list
-    return Phase.READY if record.ready_at is not None or evidence.is_up(record.id) else Phase.STARTING
-
-
-def address_of(evidence: Evidence, record: NodeRecord) -> str:
-    """Where its engine listens. An old journal may not know, and a list may lack the node."""
-    instance = evidence.listed.get(record.id)
-    listed = instance.address if instance is not None else ""
-    return listed or record.address or evidence.balancers.address(record.id)
-
-
 def join(
     evidence: Evidence,
     record: NodeRecord,
     *,
     notice: Notice | None,
     price: float | None,
-    in_sight: bool,
+    passed_over: Callable[[str], str],
 ) -> Node:
     """One node from what is remembered of it and what witnesses say.
 
-    `in_sight`: its region is seen, or what happens there is waited for.
+    `passed_over`: why a region is not seen now, while another one is.
     """
-    pool, node = evidence.pool, record.id
+    pool, routing, node = evidence.pool, evidence.routing, record.id
     instance, look = evidence.listed.get(node), evidence.look(node)
-    attached, serving = evidence.balancers.attached, evidence.balancers.serving
-    phase = phase_of(evidence, record)
-    address = address_of(evidence, record)
+    phase, address = evidence.phase(record), evidence.address(record)
     waits = phase in BOOTING or phase is Phase.STOPPED
     late = waits and (not address or evidence.now - record.started_at > pool.health.boot_timeout)
     return Node(
@@ -272,11 +261,10 @@ def join(
         heard=evidence.heard(node),
         healthy_for=pool.health.unhealthy_after,
         evidence=evidence,
-        listed=instance is not None,
-        attached=node in attached,
-        serving=node in serving,
-        unserved=not evidence.balancers,
-        out_of_sight=late and not in_sight,
+        attached=node in routing.attached,
+        serving=node in routing.serving,
+        in_service=node in routing.serving or not routing,
+        out_of_sight=late and bool(passed_over(record.placement.region)),
         units=pool.units_of(record.placement),
         build=record.build or (instance.build if instance is not None else ""),
     )

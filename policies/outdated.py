@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from policies.actions import Cause
 from policies.adapter_events import NodeCurrent, NodeOutdated
-from policies.fleet import Fleet, Node
-from policies.model import Pool, StandbyKind, World
+from policies.fleet import Fleet
+from policies.model import Pool, World
+from policies.node import Node
 from policies.records import Memory
 from policies.turn import Turn
 
@@ -29,7 +30,7 @@ AGAIN_AFTER = 3600.0
 def news(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> tuple[NodeOutdated | NodeCurrent, ...]:
     """Nodes that are to be replaced and that memory does not know of, and those that need not be any more."""
     requested = [n for n in fleet.nodes if n.operator is not None and n.operator.cause is Cause.OUTDATED]
-    back = [n for n in requested if _differs(pool, world, n) == ""]
+    back = [n for n in requested if _differs(n) == ""]
     current = tuple(NodeCurrent(at=world.now, node=n.id) for n in back)
     paused = memory.pause is not None and memory.pause.holds(world.now)
     if not pool.adapters.numbered or fleet.suspect or paused or not (world.leading and world.durable):
@@ -37,7 +38,7 @@ def news(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> tuple[NodeOu
     going = sum(n.units for n in requested) - sum(n.units for n in back)
     serving = fleet.ready_units + sum(n.units for n in requested if n.drain is None and n.answers)
     found: list[NodeOutdated] = []
-    for node, differs, again in _outdated(pool, world, fleet, memory):
+    for node, differs, again in _outdated(world, fleet, memory):
         if serving < pool.replicas or (going and going + node.units > pool.disruption_budget):
             break
         going += node.units
@@ -51,14 +52,14 @@ def tell(turn: Turn) -> None:
     """Say which engines were launched to have the wanted adapters and do not."""
     if turn.pool.adapters.numbered:
         for node in turn.fleet.nodes:
-            differs = _differs(turn.pool, turn.world, node)
+            differs = _differs(node)
             if differs and _stays(turn.memory, node) and _launched_since(turn.memory, node):
                 turn.note(f"{node.id}: {differs}, though it was launched to have the wanted ones")
 
 
-def _outdated(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> list[tuple[Node, str, bool]]:
+def _outdated(world: World, fleet: Fleet, memory: Memory) -> list[tuple[Node, str, bool]]:
     """Nodes that should be replaced, the oldest first; how they differ; if they were launched since then."""
-    staying = [(n, _differs(pool, world, n)) for n in fleet.nodes if _stays(memory, n)]
+    staying = [(n, _differs(n)) for n in fleet.nodes if _stays(memory, n)]
     since = [(n, differs) for n, differs in staying if _launched_since(memory, n)]
     before = [(n, differs, False) for n, differs in staying if differs and (n, differs) not in since]
     wrong = [(n, differs, True) for n, differs in since if differs]
@@ -73,8 +74,7 @@ def _outdated(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> list[tu
 
 def _stays(memory: Memory, node: Node) -> bool:
     """True for a node that serves and stays as far as is decided."""
-    stopped = node.standby is StandbyKind.STOPPED
-    return node.ready and not stopped and node.operator is None and not memory.nodes[node.id].spared
+    return node.ready and not memory.nodes[node.id].spared
 
 
 def _launched_since(memory: Memory, node: Node) -> bool:
@@ -84,9 +84,9 @@ def _launched_since(memory: Memory, node: Node) -> bool:
     return len(numbers) == 2 and numbers > memory.started_with.since
 
 
-def _differs(pool: Pool, world: World, node: Node) -> str | None:
+def _differs(node: Node) -> str | None:
     """What its engine has otherwise than is wanted, in words; empty for nothing, None where nobody knows."""
-    reading = world.engines.get(node.id)
+    pool, reading = node.evidence.pool, node.evidence.look(node.id)
     if reading is None or not reading.ok or reading.adapters_at is None:
         return None
     has, wanted = {*reading.adapters}, {adapter.location for adapter in pool.adapters.wanted}

@@ -13,15 +13,14 @@ with the first look that succeeds `PartBack`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import Any
 
 from policies.events import PartBack, PartLost
-from policies.fleet import Fleet, Node
-from policies.model import Observed, PartKind, Phase, World
+from policies.evidence import Part, sources
+from policies.fleet import Fleet
+from policies.model import PartKind, Phase, World
+from policies.node import Node
 from policies.records import Memory, PartRecord, part_key
-from policies.value import value
 
 LOST_AFTER = {
     PartKind.BALANCER: 2.5,  # clients get nothing: the second look has failed too
@@ -41,52 +40,26 @@ further loss."""
 HOLD_MOST = 3600.0
 """The most that they grow to."""
 
-INSTANCES = "instances"
-"""The name of the list of machines, where one has all regions; else it is the region's."""
-
-
-@value
-class Part:
-    """One part now.
-
-    `read_at`: when it was last read. `failing_since`: when the first look failed, None while all is well; of
-    a source of notices, since when it is not known to have been read. `error`: how the newest look failed.
-    """
-
-    kind: PartKind
-    name: str
-    read_at: float | None
-    failing_since: float | None
-    error: str = ""
-
-    def age(self, now: float) -> float:
-        """Seconds since it was last read; infinite before the first time."""
-        return math.inf if self.read_at is None else max(0.0, now - self.read_at)
-
-    def lost(self, now: float) -> bool:
-        """It has failed for so long that it counts as lost."""
-        return self.failing_since is not None and now - self.failing_since >= LOST_AFTER[self.kind]
-
 
 def parts(world: World) -> tuple[Part, ...]:
     """Every part but the engines, with its state. What failed before the daemon woke up is not counted."""
-    return (
-        *(_observed(PartKind.CLOUD, name or INSTANCES, view, world) for name, view in world.regions.items()),
-        *(_observed(PartKind.PRICES, part, view, world) for part, view in world.offerings.items()),
-        *(_observed(PartKind.BALANCER, name, view, world) for name, view in world.balancers.items()),
-        *(_source(name, at, world) for name, at in world.heard.items()),
-    )
+    return sources.parts(world, LOST_AFTER[PartKind.NOTICES])
+
+
+def is_lost(part: Part, now: float) -> bool:
+    """It has failed for so long that it counts as lost."""
+    return part.away_since is not None and part.away_for(now) >= LOST_AFTER[part.kind]
 
 
 def news(world: World, fleet: Fleet, memory: Memory) -> tuple[PartLost | PartBack, ...]:
     """What memory does not know yet of parts and engines. Linear in the number of nodes."""
     found: list[PartLost | PartBack] = []
     for part in parts(world):
-        record, lost = memory.parts.get(part_key(part.kind, part.name)), part.lost(world.now)
+        record = memory.parts.get(part_key(part.kind, part.name))
         if record is None or record.back_at is not None:
-            if lost and part.failing_since is not None:
-                found.append(_lost(world.now, part.kind, part.name, part.failing_since, part.error))
-        elif part.failing_since is None and part.read_at is not None and part.read_at > record.since:
+            if part.away_since is not None and is_lost(part, world.now):
+                found.append(_lost(world.now, part.kind, part.name, part.away_since, part.error))
+        elif part.away_since is None and part.read_at is not None and part.read_at > record.since:
             found += _back(world.now, record)
     found += _engines(world, fleet, memory)
     return tuple(found)
@@ -97,31 +70,20 @@ def hold(times: int) -> float:
     return 0.0 if times <= FREE else min(HOLD_MOST, HOLD * 2.0 ** min(times - FREE - 1, 20))
 
 
-def _observed(kind: PartKind, name: str, view: Observed[Any], world: World) -> Part:
-    since = view.failing_since if view.failing_since is None else max(view.failing_since, world.awake_since)
-    return Part(kind=kind, name=name, read_at=view.at, failing_since=since, error=view.error)
-
-
-def _source(name: str, at: float | None, world: World) -> Part:
-    heard = at is not None and world.now - at < LOST_AFTER[PartKind.NOTICES]
-    since = None if heard else max(at or 0.0, world.awake_since)
-    return Part(kind=PartKind.NOTICES, name=name, read_at=at, failing_since=since)
-
-
 def _engines(world: World, fleet: Fleet, memory: Memory) -> Iterator[PartLost | PartBack]:
     """One line for each node, also when many fall silent at once: each is drained and replaced by itself."""
     for node in fleet.nodes:
         record = memory.parts.get(part_key(PartKind.ENGINE, node.id))
         if record is None or record.back_at is not None:
             if _silent(node):
-                since = world.now if node.failing_since is None else node.failing_since
+                since = world.now if node.heard.since is None else node.heard.since
                 yield _lost(world.now, PartKind.ENGINE, node.id, since, node.failure)
-        elif node.probed and node.healthy:
+        elif node.heard.known and node.healthy:
             yield from _back(world.now, record)
 
 
 def _silent(node: Node) -> bool:
-    return node.phase is Phase.READY and node.probed and not node.healthy and not node.leaving
+    return node.phase is Phase.READY and not node.healthy and not node.leaving
 
 
 def _lost(now: float, kind: PartKind, name: str, since: float, error: str) -> PartLost:

@@ -16,6 +16,7 @@ under a spend cap, one whose price is not known. Nothing is random: equal scores
 name.
 
 Example:
+    >>> from policies.evidence import Evidence
     >>> from policies.memory import Memory
     >>> from policies.model import Market, Observed, Offering, Placement, Pool, World
     >>> from policies.regions import Sight
@@ -23,7 +24,7 @@ Example:
     ...     return Offering(placement=Placement("local", "r", zone, "gpu", Market.SPOT), price=price)
     >>> pool, world = Pool(name="p", replicas=4), World(now=0.0, regions={"r": Observed(value=(), at=0.0)})
     >>> scorer = Scorer(pool, Memory(), now=0.0, offerings=[offering("a", 1.0), offering("b", 1.2)], held={},
-    ...                 sight=Sight(pool, world, Memory()))
+    ...                 sight=Sight(Evidence(pool, world, Memory()), world))
     >>> [scorer.take(Market.SPOT).placement.zone for _ in range(3)]
     ['a', 'b', 'a']
 """

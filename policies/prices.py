@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 from policies.draft import Draft
 from policies.events import PricesRead
+from policies.evidence.sources import overtaken, watched_since
 from policies.model import Observed, Offering, Placement, World
 from policies.records import LastPrice, Memory
 from policies.value import lazy, replace
@@ -83,7 +84,7 @@ class PriceView:
             return False
         if any(o.placement in known for o in may_be_bought(self._world, self._memory, part)):
             return False
-        started = self._world.awake_since
+        started = watched_since(self._world, -math.inf)
         before = any(last.at < started for last in known.values())
         return not before or self._world.now - started < FIRST_LOOK
 
@@ -104,8 +105,8 @@ def may_be_bought(world: World, memory: Memory, part: str) -> Iterable[Offering]
     """
     view, known = world.offerings[part], memory.prices
     if view.at is not None:
-        old = view.failing_since is not None and view.at < view.failing_since
-        return [o if o.available else replace(o, available=True) for o in view.value] if old else view.value
+        again = [o if o.available else replace(o, available=True) for o in view.value]
+        return again if overtaken(view) else view.value
     if view.value:
         return [o for o in view.value if o.placement in known] or view.value
     return [Offering(placement=p, price=None) for p, last in known.items() if last.part == part]

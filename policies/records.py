@@ -13,6 +13,7 @@ from hashlib import blake2b
 from policies.actions import ActionKind, Cause
 from policies.hazard import RunningMean, ZoneHistory
 from policies.model import (
+    TAKES_SPOT,
     Confidence,
     Market,
     Notice,
@@ -448,6 +449,13 @@ def concerns(notice: Notice, record: NodeRecord) -> bool:
     A stop means nothing for one that is not spot: it is a standby that we stopped, or may be started again.
     """
     return notice.kind is not NoticeKind.STOP or record.placement.market is Market.SPOT
+
+
+def applies(notice: Notice, *, spot: bool) -> bool:
+    """True when a notice of this kind can take away a node of this market."""
+    if notice.cancelled or notice.kind is NoticeKind.REBALANCE:
+        return False
+    return spot or notice.kind not in TAKES_SPOT
 
 
 def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:

@@ -12,19 +12,21 @@ listed once, or has failed to answer for UNSEEN_FOR and no balancer holds a targ
 nobody is served from there. See docs/decisions/0013.
 
 Example:
+    >>> from policies.evidence import Evidence
     >>> from policies.memory import Memory
     >>> from policies.model import Observed, Pool, World
     >>> world = World(now=100.0, regions={"east": Observed(value=(), at=99.0),
     ...                                   "west": Observed(value=(), at=40.0, error="503")})
-    >>> sight = Sight(Pool(name="p", replicas=4), world, Memory())
+    >>> sight = Sight(Evidence(Pool(name="p", replicas=4), world, Memory()), world)
     >>> sight.hidden("east"), sight.hidden("west")
     ('', 'the last complete list of west is 60 s old')
 """
 
 from __future__ import annotations
 
-from policies.model import EVERYWHERE, USABLE, Pool, World
-from policies.records import Memory
+from policies.evidence import Balancer, Evidence
+from policies.evidence.sources import fails_since
+from policies.model import EVERYWHERE, World
 from policies.value import lazy
 
 UNSEEN_FOR = 120.0
@@ -34,8 +36,9 @@ UNSEEN_FOR = 120.0
 class Sight:
     """What one turn can see of the regions."""
 
-    def __init__(self, pool: Pool, world: World, memory: Memory) -> None:
-        self._pool, self._world, self._memory = pool, world, memory
+    def __init__(self, evidence: Evidence, world: World) -> None:
+        self._evidence, self._pool, self._memory = evidence, evidence.pool, evidence.memory
+        self._world = world
         self.regions = tuple(world.regions)
         self._hidden: dict[str, str] = {}
 
@@ -81,13 +84,12 @@ class Sight:
         """For how long other regions wait for what is `unaccounted`, in words; empty when they do not."""
         if not self._unknown:
             return ""
-        world, tried = self._world, []
-        for region in self._unknown:
-            since = world.regions[region].failing_since
-            tried.append(0.0 if since is None else world.now - max(since, world.awake_since))
-        if min(tried) < UNSEEN_FOR:
-            return f"for {UNSEEN_FOR - min(tried):.0f} s more"
-        return next(filter(None, map(self._may_be_there, sorted(world.balancers))), "")
+        world = self._world
+        since = [fails_since(world.regions[region], world) for region in self._unknown]
+        tried = min(0.0 if at is None else world.now - at for at in since)
+        if tried < UNSEEN_FOR:
+            return f"for {UNSEEN_FOR - tried:.0f} s more"
+        return next(filter(None, map(self._may_be_there, self._evidence.routing)), "")
 
     @lazy
     def _unknown(self) -> tuple[str, ...]:
@@ -97,13 +99,12 @@ class Sight:
         known = {record.placement.region for record in self._memory.nodes.values()}
         return tuple(region for region in self._world.unlisted if region not in known)
 
-    def _may_be_there(self, balancer: str) -> str:
+    def _may_be_there(self, balancer: Balancer) -> str:
         """For how long a balancer may serve from a region that nothing is known of; else empty."""
-        view, known = self._world.balancers[balancer], self._memory.nodes.keys() | self._memory.ended
-        if view.at is None:
-            return f"until {balancer} was read once"
-        if any(t.state in USABLE and t.id not in known for t in view.value):
-            return f"while {balancer} sends requests to nodes that nobody knows"
+        if balancer.read_at is None:
+            return f"until {balancer.name} was read once"
+        if balancer.usable - self._memory.nodes.keys() - self._memory.ended.keys():
+            return f"while {balancer.name} sends requests to nodes that nobody knows"
         return ""
 
     def _unanswering(self, region: str) -> str:
@@ -121,7 +122,7 @@ class Sight:
         for intent in self._memory.intents.values():
             if intent.placement is None or intent.accepted_at is not None:
                 continue
-            region, since = intent.placement.region, max(intent.at, self._world.awake_since)
+            region, since = intent.placement.region, self._evidence.watched_since(intent.at)
             if intent.attempts - intent.throttled <= (not intent.unanswered):
                 if not intent.throttled:
                     continue  # asked for the first time

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from policies.actions import Cause
 from policies.disruption import Act
-from policies.fleet import Node, least_over
+from policies.fleet import least_over
 from policies.model import Market, Phase
+from policies.node import Node
 from policies.turn import Turn
 
 
@@ -65,7 +66,7 @@ def give_back(turn: Turn) -> None:
         return  # nothing is beyond the mix
     settled = sum(n.units for n in turn.fleet.nodes if _settled(turn, n))
     cover = max(0, pool.spot_wanted - settled)
-    spot = pool.spot_wanted + max(0, fixed - turn.sure(Market.ON_DEMAND))
+    spot = pool.spot_wanted + max(0, fixed - turn.reliable(Market.ON_DEMAND))
     advised = sum(n.units for n in turn.advised)
     # A successor that is on its way is no surplus: the node whose place it takes is.
     for market, kept in ((Market.ON_DEMAND, fixed + cover), (Market.SPOT, spot + advised)):
@@ -87,7 +88,7 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
     """
     if node.phase is not Phase.READY:
         return turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")
-    ready, here, noun = turn.sure_in_all, turn.sure(node.placement.market), turn.pool.noun()
+    ready, here, noun = turn.reliable_in_all, turn.reliable(node.placement.market), turn.pool.noun()
     if not turn.enough_without(node, floor=kept):
         turn.note(f"{node.id} is surplus and stays: only {ready} {noun} are ready, {here} of its market")
         return False
@@ -105,7 +106,7 @@ def _settled(turn: Turn, node: Node) -> bool:
 
     Nothing was ever lost before the pool was whole once: then there is nothing to wait out.
     """
-    if not (node.sure and node.spot and node.ready_at is not None) or node.id in turn.leaving:
+    if not (node.reliable and node.spot and node.ready_at is not None) or node.id in turn.leaving:
         return False
     stable = 0.0 if turn.memory.whole_at is None else turn.pool.back_to_spot.stable
     return turn.now - node.ready_at >= stable
@@ -126,10 +127,10 @@ def may_go(turn: Turn, node: Node) -> bool:
         return False
     if turn.fleet.sight.passed_over(node.placement.region):
         return False
-    return node.probed if node.phase is Phase.READY else turn.at_work.holds_nothing(node)
+    return node.heard.known if node.phase is Phase.READY else not node.holds_requests.open
 
 
 def least_useful(node: Node) -> tuple[bool, bool, float, int, float, str]:
     """Not booted first, then silent, then the dearest, the least busy, the youngest."""
     booted = node.phase is Phase.READY
-    return booted, node.sure, -(node.price or 0.0), node.in_flight, -node.launched_at, node.id
+    return booted, node.reliable, -(node.price or 0.0), node.in_flight, -node.launched_at, node.id

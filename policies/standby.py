@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from policies.actions import ActionKind, Cause
 from policies.bars import PAUSE_FIRST
-from policies.fleet import Node, least_over
-from policies.model import Market, Phase, StandbyKind
+from policies.fleet import least_over
+from policies.model import Market, Phase, StandbyKind, kept_aside
+from policies.node import Node
 from policies.records import intent_key
 from policies.turn import Turn
 
@@ -46,9 +47,7 @@ def refill(turn: Turn) -> None:
     for node in held:
         if node.phase is Phase.READY and node.in_flight == 0:
             turn.stop(node, "warm: kept as a stopped standby")
-    launching = sum(
-        turn.pool.units_of(i.placement) for i in turn.fleet.launching if i.standby is StandbyKind.STOPPED
-    )
+    launching = sum(turn.pool.units_of(i.placement) for i in turn.fleet.launching if kept_aside(i.standby))
     missing = turn.pool.standby.stopped - sum(n.units for n in held) - launching
     if missing <= 0 or turn.memory.whole_at is None or not turn.enough:
         return

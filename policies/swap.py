@@ -6,7 +6,7 @@ Why: order is everything. A node leaves the target set first (`drain`), then its
 ends; and where time allows its replacement is ready before it leaves. A noticed node is paired with what
 takes its place (`Launch.replaces`), so that `history` can say how long each stage took; of several smaller
 nodes that take its place the first is named.
-Never: a node that may be at work (`policies.at_work`) is ended, so the last one that serves never is. Drains
+Never: a node that may be at work (`policies.evidence`) is ended, so the last one that serves never is. Drains
 that an operator asked for go no faster than the disruption budget, and below wanted or below the on-demand
 floor only when no replacement came within a boot time-out. Nor do those for a GPU that is only doubted, and
 these wait for their replacement however long; one with a broken GPU waits for none while others serve.
@@ -22,8 +22,8 @@ from __future__ import annotations
 from policies import disruption
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
-from policies.fleet import Node
 from policies.model import InstanceState, NoticeKind, Phase
+from policies.node import ENDING, Node
 from policies.records import Intent, intent_key
 from policies.turn import Turn
 
@@ -34,10 +34,10 @@ _LANDS_WITHIN = 3.0
 def drain_noticed(turn: Turn) -> None:
     """Begin the drain of noticed nodes, earliest deadline first; late ones keep serving."""
     rules = turn.pool.drain
-    noticed = [n for n in turn.fleet.nodes if n.doomed is not None]
-    noticed = [n for n in noticed if n.phase not in (Phase.TERMINATING, Phase.GONE)]
+    noticed = [n for n in turn.fleet.nodes if n.notice is not None]
+    noticed = [n for n in noticed if n.phase not in ENDING]
     for node in sorted(noticed, key=_deadline):
-        notice = node.doomed
+        notice = node.notice
         if notice is None:
             continue
         deadline = draining.drain_deadline(rules, now=turn.now, deadline=notice.deadline)
@@ -65,7 +65,7 @@ def drain_asked(turn: Turn) -> None:
     """
     for node in turn.fleet.nodes:
         request = node.operator
-        if request is None or node.doomed is not None or node.phase in (Phase.TERMINATING, Phase.GONE):
+        if request is None or node.notice is not None or node.phase in ENDING:
             continue
         turn.drain(node, turn.now + request.budget, request.cause, request.reason)
 
@@ -83,15 +83,15 @@ def end_drained(turn: Turn) -> None:
 
 def _done(turn: Turn, node: Node) -> str:
     """Why a draining node may end; empty while it holds requests, or may."""
-    if node.ready_at is None and not node.attached and turn.at_work.holds_nothing(node):
+    if node.ready_at is None and not node.attached and not node.holds_requests.open:
         return "it never took a request"
-    if draining.finished(turn.pool.drain, turn.world, node):
+    if draining.finished(turn.pool.drain, node):
         idle = node.idle_since is not None
         return "drained" if idle else f"drain deadline passed with {node.in_flight} requests in flight"
-    noticed = node.doomed is not None or (node.drain is not None and node.drain.cause is Cause.NOTICE)
+    noticed = node.notice is not None or (node.drain is not None and node.drain.cause is Cause.NOTICE)
     since = node.detached_at if noticed and not node.serving else None
     had_its_time = since is not None and turn.now - since >= turn.pool.drain.budget
-    return "it has answered nobody for long" if had_its_time and turn.at_work.holds_nothing(node) else ""
+    return "it has answered nobody for long" if had_its_time and not node.holds_requests.open else ""
 
 
 def _ask_again(turn: Turn, node: Node) -> None:
@@ -104,9 +104,9 @@ def _ask_again(turn: Turn, node: Node) -> None:
     if intent is None or not intent.due(turn.now, turn.pool.patience.effect_timeout):
         return
     in_vain = intent.unanswered and (not intent.landed or _outlived(turn, node, intent))
-    if (in_vain or _serves_on(turn, node)) and _could_work(turn, node) and not turn.enough_without(node):
+    if (in_vain or _serves_on(node)) and _could_work(node) and not turn.enough_without(node):
         filled = turn.launched and turn.budget.full  # what takes its place may have filled the pool just now
-        if in_vain and node.probed and not filled:
+        if in_vain and node.heard.known and not filled:
             turn.undrain(node, "what stays is too little, and it was to end and did not")
         else:
             turn.undecided.add(node.id)
@@ -125,31 +125,31 @@ def _outlived(turn: Turn, node: Node, intent: Intent) -> bool:
     An old journal may be the last to tell of a call, and of nothing that came after.
     """
     asked_for = turn.now - intent.asked_at
-    runs = any(i.id == node.id and i.state is InstanceState.RUNNING for i in turn.world.instances)
+    instance = turn.evidence.listed.get(node.id)
+    runs = instance is not None and instance.state is InstanceState.RUNNING
     return runs and asked_for >= _LANDS_WITHIN * turn.pool.patience.effect_timeout
 
 
-def _serves_on(turn: Turn, node: Node) -> bool:
+def _serves_on(node: Node) -> bool:
     """True for one that works, does not drain, and may not end after all."""
-    works = node.drain is None and (node.in_flight > 0 or node.id in turn.at_work.routed)
-    return works and turn.at_work.asked_in_vain(node)
+    works = node.drain is None and (node.in_flight > 0 or node.may_be_sent)
+    return works and node.end_unconfirmed
 
 
-def _could_work(turn: Turn, node: Node) -> bool:
+def _could_work(node: Node) -> bool:
     """True for a node that is to end, and that nobody else takes away, if it answers.
 
     Until somebody has looked at it a balancer's word counts.
     """
-    if node.doomed is not None or node.operator is not None or node.standby is not None:
+    if node.notice is not None or node.operator is not None or node.aside:
         return False
-    if not node.probed:
-        return turn.at_work.asked_in_vain(node) and node.id in turn.at_work.vouched
-    reading = turn.world.engines.get(node.id)
-    return reading is not None and reading.ok and node.ready_at is not None
+    if not node.heard.known:
+        return node.end_unconfirmed and node.found_healthy
+    return node.heard.holds and node.ready_at is not None
 
 
 def _deadline(node: Node) -> tuple[float, str]:
-    notice = node.doomed
+    notice = node.notice
     if notice is None or notice.deadline is None:
         return 0.0, node.id
     return notice.deadline, node.id

@@ -24,9 +24,9 @@ from policies.actions import (
     Undrain,
 )
 from policies.adapter_set import AdapterSet
-from policies.at_work import AtWork
 from policies.disruption import Act
-from policies.fleet import Fleet, Node
+from policies.evidence import Evidence
+from policies.fleet import Fleet
 from policies.headroom import Headroom
 from policies.interruption import recommended
 from policies.limits import Budget, no_room
@@ -40,7 +40,9 @@ from policies.model import (
     TargetPhase,
     TargetSpec,
     World,
+    kept_aside,
 )
+from policies.node import Node
 from policies.placement import Scorer
 from policies.records import Intent, Memory, intent_key
 from policies.value import lazy
@@ -78,16 +80,15 @@ class Turn(Headroom):
 
     # Most turns launch nothing: what only launches need is worked out when the first one asks.
 
-    @lazy
-    def at_work(self) -> AtWork:
-        """Who may be at work."""
-        return AtWork(self.pool, self.world, self.memory)
+    @property
+    def evidence(self) -> Evidence:
+        """What witnesses say of the nodes."""
+        return self.fleet.evidence
 
     @lazy
     def adapters(self) -> AdapterSet:
         """What becomes of adapters. Asked for once all that leaves in this turn is known."""
-        confirmed, leaving = self.at_work.confirmed, frozenset(self.leaving)
-        return AdapterSet(self.pool, self.world, self.memory, self.fleet, leaving, confirmed=confirmed)
+        return AdapterSet(self.world, self.fleet, frozenset(self.leaving))
 
     @lazy
     def scorer(self) -> Scorer:
@@ -234,7 +235,7 @@ class Turn(Headroom):
         )
         units = self.pool.units_of(offering.placement)
         self.budget.take(offering.price, units)
-        if standby is not StandbyKind.STOPPED:
+        if not kept_aside(standby):
             self._counted[offering.placement.market] += units
         return True
 
@@ -328,7 +329,7 @@ class Turn(Headroom):
         if node.id in self.leaving or node.drain is not None or self._refused(Act.DRAIN, node, cause):
             return False
         self.leave(node)
-        if cause.by_choice and (node.phase is Phase.READY or node.serving) and node.standby is None:
+        if cause.by_choice and (node.phase is Phase.READY or node.serving) and not node.aside:
             self.by_choice += node.units
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=cause, reason=reason))
         return True
@@ -414,7 +415,7 @@ def _spend(fleet: Fleet) -> tuple[float, int]:
     prices = [
         n.price
         for n in fleet.nodes
-        if n.phase is not Phase.GONE and not (n.phase is Phase.STOPPED and n.standby is StandbyKind.STOPPED)
+        if n.phase is not Phase.GONE and not (n.phase is Phase.STOPPED and n.aside)
     ]
     prices += [i.price for i in fleet.launching]
     known = [price for price in prices if price is not None]
@@ -431,9 +432,9 @@ def _unpaired(fleet: Fleet, memory: Memory, now: float) -> deque[str]:
         and (s.gone_at is None or now - s.gone_at < _PAIRED_WITHIN)
     ]
     waiting += [
-        (n.doomed.seen_at if n.doomed is not None else now, n.id)
+        (n.notice.seen_at if n.notice is not None else now, n.id)
         for n in fleet.nodes
-        if n.standby is None and n.id not in memory.swaps and (n.doomed is not None or _taken(n, memory))
+        if not n.aside and n.id not in memory.swaps and (n.notice is not None or _taken(n, memory))
     ]
     return deque(outgoing for _, outgoing in sorted(waiting))
 

@@ -33,8 +33,9 @@ from collections.abc import Set
 from policies import bars
 from policies.budget import in_effect
 from policies.events import StateChanged
+from policies.evidence import Balancer
 from policies.fleet import Fleet
-from policies.model import USABLE, Market, Pool, TargetPhase, TargetState, Word, World
+from policies.model import Market, Word, World
 from policies.records import STATE_WINDOW, Memory
 from policies.service import Service
 from policies.spot_loss import SpotLoss, spot_loss
@@ -98,7 +99,7 @@ class _Way:
 
 def judge(fleet: Fleet, world: World, memory: Memory) -> Verdict:
     """Judge the pool as of now. Linear in the number of nodes and targets."""
-    ways = [_way(name, fleet, world, memory) for name in sorted(world.balancers)]
+    ways = [_way(balancer, fleet, world, memory) for balancer in fleet.evidence.routing]
     reached = {node for way in ways if not way.lost for node in way.nodes}
     here = fleet.ready if not ways else (n for n in fleet.nodes if n.id in reached)
     serving = sum(n.units for n in here)
@@ -162,20 +163,14 @@ def _why(found: Verdict, fleet: Fleet, world: World, memory: Memory) -> str:
     return "; ".join(text for text in said if text)
 
 
-def unread(pool: Pool, world: World, name: str) -> bool:
+def unread(fleet: Fleet, world: World, name: str) -> bool:
     """True when a balancer has not answered for so long that what it holds is not known.
 
     Counted from when this daemon started or woke up: before that nobody asked.
     """
-    service = world.services.get(name, Service())
-    patience = 0.0 if service.in_path else pool.patience.stale_after
-    return _silence(world, name) > max(patience, service.unread_after)
-
-
-def _silence(world: World, name: str) -> float:
-    """Seconds since a balancer's last answer, or since this daemon can ask."""
-    at = world.balancers[name].at
-    return world.now - max(world.awake_since, at if at is not None else world.awake_since)
+    service, silence = world.services.get(name, Service()), fleet.evidence.routing.by_name[name].silence
+    patience = 0.0 if service.in_path else fleet.pool.patience.stale_after
+    return silence > max(patience, service.unread_after)
 
 
 def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving: int) -> State:
@@ -197,7 +192,7 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
     if not ready and (bars.never_started(pool, memory) or not grows or not aim):
         return State.DOWN
     # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
-    unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
+    unprobed = any(n.working and not n.heard.known for n in fleet.nodes)
     if ready < aim and ((memory.whole_at is None and grows) or unprobed):
         return State.STARTING
     if any(way.pending for way in ways) or (serving < aim and _comes_in(world, memory) and grows):
@@ -225,23 +220,24 @@ def _comes_in(world: World, memory: Memory) -> bool:
     return memory.whole_at is None or world.now - memory.whole_at <= _GRACE
 
 
-def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
-    view, service = world.balancers[name], world.services.get(name, Service())
-    asked = frozenset(n for n, p in memory.targets.get(name, {}).items() if p is TargetPhase.ACTIVE)
-    if unread(fleet.pool, world, name):
-        why = f" ({view.error})" if view.error else ""
-        for_long = f"{name} has not answered for {_silence(world, name):.0f} s"
+def _way(balancer: Balancer, fleet: Fleet, world: World, memory: Memory) -> _Way:
+    name, asked = balancer.name, balancer.took_active
+    service = world.services.get(name, Service())
+    if unread(fleet, world, name):
+        why = f" ({balancer.error})" if balancer.error else ""
+        for_long = f"{name} has not answered for {balancer.silence:.0f} s"
         if service.in_path:
             return _Way(lost=f"{for_long}: no request gets through{why}")
         answering = frozenset(n.id for n in fleet.nodes if n.id in asked and n.answers)
         return _Way(doubt=f"{for_long}: it is not known who serves{why}", nodes=answering)
-    if view.at is None:
+    if balancer.read_at is None:
         return _Way(pending=True, nodes=asked & fleet.by_id.keys())
-    nodes = _usable(name, asked, world, memory) & fleet.by_id.keys()
+    bare = _stays_bare(balancer, service, memory)
+    nodes = _usable(balancer, bare=bare) & fleet.by_id.keys()
     if not fleet.pool.replicas:
         return _counted(name, replace(service, failed=0), nodes)  # what is refused is refused as asked for
     taking = service.bare_since is not None and not asked.isdisjoint(fleet.by_id)
-    if not nodes and (not taking or _stays_bare(name, world, memory)):
+    if not nodes and (not taking or bare):
         if memory.whole_at is None and memory.served_at is None and not fleet.ready:
             return _Way(pending=True)  # nothing has come up yet that it could have
         return _Way(lost=f"{name} has no usable target")
@@ -250,28 +246,25 @@ def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
     return _counted(name, service, nodes)
 
 
-def _usable(name: str, asked: Set[str], world: World, memory: Memory) -> Set[str]:
+def _usable(balancer: Balancer, *, bare: bool) -> Set[str]:
     """Nodes that a balancer has as targets because we asked for it, and that are not known to fail.
 
     A look from before the last set that it took tells of that set only who failed; but one that takes sets
-    and shows none of them has none. Before this daemon's first set, what it shows counts as asked for.
+    and shows none of them (`bare`) has none. Before this daemon's first set, what it shows counts as asked
+    for.
     """
-    view = world.balancers[name]
-    usable = {t.id for t in view.value if t.state in USABLE}
-    applied_at = memory.applied_at.get(name)
-    if applied_at is None:
-        return usable
-    if (view.at is not None and view.at >= applied_at) or _stays_bare(name, world, memory):
-        return usable & asked
-    return asked - {t.id for t in view.value if t.state is TargetState.UNHEALTHY}
+    if balancer.applied_at is None:
+        return balancer.usable
+    if bare or (balancer.read_at is not None and balancer.read_at >= balancer.applied_at):
+        return balancer.usable & balancer.took_active
+    return balancer.took_active - balancer.finds_unhealthy
 
 
-def _stays_bare(name: str, world: World, memory: Memory) -> bool:
+def _stays_bare(balancer: Balancer, service: Service, memory: Memory) -> bool:
     """Looks have shown no usable target for a while. Those from before its first set do not count."""
-    at, since = world.balancers[name].at, world.services.get(name, Service()).bare_since
-    if at is None or since is None:
+    if balancer.read_at is None or service.bare_since is None:
         return False
-    return at - max(since, memory.served_at or since) > _GRACE
+    return balancer.read_at - max(service.bare_since, memory.served_at or service.bare_since) > _GRACE
 
 
 def _counted(name: str, service: Service, nodes: Set[str]) -> _Way:

@@ -283,7 +283,7 @@ class Api:
     async def _undrain(self, request: web.Request) -> web.Response:
         name, run, snapshot = self._known(request)
         body = await _body(request)
-        if snapshot.fleet.by_id[name].doomed is not None:
+        if snapshot.fleet.by_id[name].notice is not None:
             raise Refused(409, f"{name} drains because of a notice, which cannot be taken back here")
         reason = _text(body, "reason") or "asked for by an operator"
         await self._accept(run, OperatorUndrained(at=self._clock.now(), node=name, reason=reason))

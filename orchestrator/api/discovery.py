@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from orchestrator.loop.loop import Snapshot
 from orchestrator.views.api import ScrapeView
-from policies.fleet import Node
 from policies.model import Phase
+from policies.node import Node
 
 _RUNNING = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATING})
 

@@ -29,10 +29,10 @@ from orchestrator.views import api as views
 from policies import bars
 from policies.actions import ActionKind
 from policies.economics import rate
-from policies.facts import stranger
+from policies.evidence import ours
 from policies.memory import decayed
 from policies.model import InstanceState, Market, PartKind, Phase, StandbyKind, TargetPhase, TargetState
-from policies.parts import parts
+from policies.parts import is_lost, parts
 from policies.prices import failing
 from policies.turn import Turn
 
@@ -185,7 +185,7 @@ def publish_pool(snapshot: Snapshot, *, down: str = "") -> None:
             metrics.NODES.labels(pool, str(market), str(phase)).set(phases[market, phase])
     found = snapshot.verdict
     metrics.SERVING.labels(pool).set(found.serving)
-    metrics.DOOMED.labels(pool).set(sum(n.doomed is not None for n in fleet.nodes))
+    metrics.DOOMED.labels(pool).set(sum(n.notice is not None for n in fleet.nodes))
     metrics.UNHEALTHY.labels(pool).set(sum(n.phase is Phase.READY and not n.healthy for n in fleet.nodes))
     metrics.STANDBYS.labels(pool, str(StandbyKind.HOT)).set(status.hot_standbys(fleet))
     metrics.STANDBYS.labels(pool, str(StandbyKind.STOPPED)).set(status.stopped_standbys(fleet))
@@ -199,7 +199,7 @@ def publish_pool(snapshot: Snapshot, *, down: str = "") -> None:
         opened = [i.at for i in memory.intents.values() if i.kind is kind]
         metrics.OPEN_CALLS.labels(pool, str(kind)).set(len(opened))
         metrics.OLDEST_CALL.labels(pool, str(kind)).set(max(0.0, now - min(opened, default=now)))
-    unknown = [i for i in world.instances if i.state in _LIVES and stranger(fleet.pool, memory, i)]
+    unknown = [i for i in world.instances if i.state in _LIVES and not ours(fleet.pool, memory, i).holds]
     metrics.UNKNOWN_INSTANCES.labels(pool).set(len(unknown))
     metrics.LEADING.labels(pool).set(world.leading)
     silent = 0.0 if world.failsafe_since is None else now - world.failsafe_since
@@ -308,7 +308,7 @@ def publish_swaps(snapshot: Snapshot) -> None:
 def publish_balancers(snapshot: Snapshot) -> None:
     """What every balancer shows, and where that is not what is wanted of it; nothing of one that is lost."""
     pool, plan, world = snapshot.fleet.pool.name, snapshot.plan, snapshot.world
-    lost = {part.name for part in parts(world) if part.kind is PartKind.BALANCER and part.lost(world.now)}
+    lost = {part.name for part in parts(world) if part.kind is PartKind.BALANCER and is_lost(part, world.now)}
     wanted = {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}
     for name, view in world.balancers.items():
         if view.at is None or name in lost:

@@ -17,9 +17,10 @@ from policies import bill, explain
 from policies.actions import Action, Alarm
 from policies.boot_memory import BOOTS_KEPT
 from policies.economics import rate
-from policies.fleet import Fleet, Node
+from policies.fleet import Fleet
 from policies.memory import Memory, Swap
-from policies.model import Market, Notice, Phase, StandbyKind, World
+from policies.model import Market, Notice, Phase, World
+from policies.node import Node
 from policies.prices import Failing, failing
 from policies.records import FailedBoot
 from policies.remedies import remedy
@@ -92,7 +93,7 @@ def pool_state(snapshot: Snapshot) -> views.PoolState:
 def status_line(snapshot: Snapshot) -> str:
     """The pool in one line, for the service manager. Says no number that changes with every turn."""
     fleet, ready, found = snapshot.fleet, snapshot.fleet.ready_by_market, snapshot.verdict
-    doomed = sum(n.doomed is not None for n in fleet.nodes)
+    doomed = sum(n.notice is not None for n in fleet.nodes)
     return (
         f"{fleet.pool.name}: {found.state.value}, {found.serving} of {fleet.pool.replicas} serving, "
         f"{fleet.ready_units} ready "
@@ -190,7 +191,7 @@ def hot_standbys(fleet: Fleet) -> int:
 
 def stopped_standbys(fleet: Fleet) -> int:
     """Units of the machines that are stopped and wait to be put to work."""
-    return sum(n.units for n in fleet.nodes if n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED)
+    return sum(n.units for n in fleet.nodes if n.aside and n.phase is Phase.STOPPED)
 
 
 def _target_states(fleet: Fleet, world: World, memory: Memory) -> dict[str, str]:
@@ -198,7 +199,7 @@ def _target_states(fleet: Fleet, world: World, memory: Memory) -> dict[str, str]
     showed nor what it took since."""
     found: dict[str, str] = {}
     for name, view in world.balancers.items():
-        if unread(fleet.pool, world, name):
+        if unread(fleet, world, name):
             held = {*memory.targets.get(name, {}), *(t.id for t in view.value)}
             found.update(dict.fromkeys(held, _UNKNOWN))
         else:
@@ -208,8 +209,8 @@ def _target_states(fleet: Fleet, world: World, memory: Memory) -> dict[str, str]
 
 def _newest(node: Node, fleet: Fleet) -> Sequence[Notice]:
     """One notice to show per node: the believed one, else the newest that time has not proved wrong."""
-    if node.doomed is not None:
-        return (node.doomed,)
+    if node.notice is not None:
+        return (node.notice,)
     over = fleet.now - fleet.pool.patience.vanish_grace
     live = [n for n in node.notices if not n.cancelled and (n.deadline is None or n.deadline > over)]
     return live[-1:]
@@ -219,9 +220,9 @@ def _notice(node: Node, notice: Notice, memory: Memory, fleet: Fleet, now: float
     swap = memory.swaps.get(node.id)
     incoming = fleet.by_id.get(swap.incoming) if swap is not None else None
     remaining = notice.deadline - now if notice.deadline is not None else None
-    stage = swap.stage if swap is not None else ("noticed" if node.doomed is not None else "not believed")
+    stage = swap.stage if swap is not None else ("noticed" if node.notice is not None else "not believed")
     parts = [f"{notice.kind} notice {max(0.0, now - notice.seen_at):.0f} s ago: {stage}"]
-    if node.doomed is not None:
+    if node.notice is not None:
         parts.append(f"{node.in_flight} requests left")
     if incoming is not None:
         parts.append(f"replacement {incoming.id} {incoming.phase}")
@@ -359,7 +360,7 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
         found.append("the journal cannot be written: nothing is launched or ended until it can")
     found += _unlisted(fleet, world)
     for name, view in sorted(world.balancers.items()):
-        if view.error and not unread(fleet.pool, world, name):
+        if view.error and not unread(fleet, world, name):
             found.append(f"{name} cannot be read: {view.error}")
     found += _certificates(world)
     found += [price_problem(failed, fleet, world.now) for failed in failing(world, snapshot.memory)]

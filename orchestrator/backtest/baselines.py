@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from policies.actions import Action, ActionKind, Cause, Launch, Plan, Terminate
-from policies.fleet import Fleet, Node
+from policies.fleet import Fleet
 from policies.model import Market, Offering, Phase, World
+from policies.node import Node
 from policies.records import Memory, intent_key
 
 _MANY_TRIES = 10_000
@@ -39,7 +40,7 @@ class _View:
 
     def safe(self) -> tuple[Node, ...]:
         """Spot nodes that are not under notice, ready or starting."""
-        return tuple(n for n in self.spot if n.doomed is None)
+        return tuple(n for n in self.spot if n.notice is None)
 
     def held(self, zone: str) -> int:
         """Safe spot nodes in a zone."""
@@ -234,7 +235,7 @@ class SpotHedge(Baseline):
         zones = [o.placement.zone for o in view.offers]
         if not self._active and not self._preempted:
             self._active = list(zones)
-        now = {n.id: (n.placement.zone, n.doomed is not None, n.phase is Phase.READY) for n in view.spot}
+        now = {n.id: (n.placement.zone, n.notice is not None, n.phase is Phase.READY) for n in view.spot}
         for node, (zone, noticed, _) in self._known.items():
             if (node not in now and (noticed or node not in self._ended)) or (
                 self._notices and node in now and now[node][1] and not noticed

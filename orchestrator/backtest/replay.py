@@ -1,10 +1,10 @@
 """Runs the real decision code against a recorded market on virtual time: fast, without sockets or a journal.
 
 Every turn does what the daemon's loop does, in the same order: events into memory (`reduce`), the world's
-changes into memory (`facts.changes`), the fleet, the decision, its records into memory. Calls are answered at
-once and their answers are taken up in a further turn at the same instant. Engines are always healthy, the
-balancer acknowledges at once, the view of the cloud is always fresh. A node under notice has requests until
-the cloud takes it; any other draining node is idle at once.
+changes into memory (`observations.changes`), the fleet, the decision, its records into memory. Calls are
+answered at once and their answers are taken up in a further turn at the same instant. Engines are always
+healthy, the balancer acknowledges at once, the view of the cloud is always fresh. A node under notice has
+requests until the cloud takes it; any other draining node is idle at once.
 
 Time jumps to the next instant at which something can happen: a change of the market that matters, a notice,
 a node that becomes ready, the end of a drain, or the next look that the policy itself wants.
@@ -22,7 +22,7 @@ from orchestrator.backtest.machines import PROVIDER, Machine, Machines, Timings
 from orchestrator.backtest.scenario import Scenario
 from orchestrator.backtest.score import WARM_UP, Score, Tally
 from orchestrator.loop.loop import records as records_of
-from policies import facts
+from policies import observations
 from policies.actions import Action, Launch, Plan, Start, Stop, Terminate
 from policies.decide import decide_for
 from policies.events import (
@@ -192,11 +192,11 @@ class Replay:
         events, self._pending = self._pending, []
         memory = reduce(self._memory, *events) if events else self._memory
         world = self._world(now)
-        if seen := facts.changes(self._pool, world, memory):
+        if seen := observations.changes(self._pool, world, memory):
             memory = reduce(memory, *seen)
         self._ended = []
         fleet = Fleet.of(self._pool, world, memory)
-        if whole := facts.whole(self._pool, world, memory, fleet):
+        if whole := observations.whole(self._pool, world, memory, fleet):
             memory = reduce(memory, *whole)
         plan = self._policy.decide(fleet, world, memory)
         self.tally.steps += 1

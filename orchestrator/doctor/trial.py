@@ -1,7 +1,7 @@
 """One node that is launched as the daemon would launch it, followed until it answers, and ended in any case.
 
 The launch carries the pool's tag, which permissions ask for, and a token that no daemon takes for its own:
-see `policies.facts.stranger`. Whatever happens after the launch was asked for, what it made is ended: its
+see `policies.evidence.ours`. Whatever happens after the launch was asked for, what it made is ended: its
 outcome is asked for again with the same token until it is known.
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from orchestrator.journal.store import Journal, StoreUnavailable, Superseded, Totals
 from policies import economics
 from policies.economics import HOUR, BaselineHour, Charge, Paid, by_hour, exact
-from policies.facts import stranger
+from policies.evidence import ours
 from policies.fleet import Fleet
 from policies.memory import Memory
 from policies.model import EVERYWHERE, Instance, InstanceState, World
@@ -125,7 +125,11 @@ class Ledger:
                     begin = self._since(node.id, node.launched_at, since)
                 self._bill(paid[node.id], since=min(begin, until), until=until)
             self._counted[node.id] = until
-            if node.listed and (view := world.regions.get(node.placement.region, everywhere)) and view.at:
+            if (
+                node.exists.holds
+                and (view := world.regions.get(node.placement.region, everywhere))
+                and view.at
+            ):
                 self._alive[node.id] = view.at
         self._paid |= paid
         for instance in ended.values():
@@ -166,7 +170,7 @@ class Ledger:
             if known is not None and end is not None and alive - end <= _TRUSTED:
                 self._bill(known, since=counted, until=min(end, now))
                 self._counted[instance.id] = min(end, now)
-        elif end is not None and not stranger(fleet.pool, _NOTHING_KNOWN, instance):
+        elif end is not None and ours(fleet.pool, _NOTHING_KNOWN, instance).holds:
             end = min(end, now)
             begin = self._since(instance.id, instance.launched_at, since, end)
             if begin < end or instance.id in (self._before or ()):

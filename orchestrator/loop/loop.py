@@ -27,7 +27,7 @@ from orchestrator.loop.start_watch import StartWatch
 from orchestrator.loop.tally import Tally, dooms
 from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
-from policies import facts, gpu_health, outdated, parts
+from policies import gpu_health, observations, outdated, parts
 from policies.actions import (
     Action,
     ActionKind,
@@ -65,7 +65,6 @@ from policies.events import (
 from policies.fleet import Fleet
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Notice, Phase, Placement, Pool, TargetPhase, World
-from policies.reach import vouched_for
 from policies.records import concerns
 from policies.value import lazy, replace
 from policies.verdict import State, Verdict, change, judge
@@ -205,7 +204,7 @@ class Loop:
         world = replace(world, writing=self._actuator.writing, failsafe_since=self._failsafe_since(world))
         heard = self._heard(arrived)
         memory = reduce(self.memory, *heard)
-        seen = facts.changes(self.pool, world, memory)
+        seen = observations.changes(self.pool, world, memory)
         memory = reduce(memory, *seen)
         fleet = Fleet.of(self.pool, world, memory)
         if self._shares is not None and self._shares.bounded:
@@ -305,7 +304,7 @@ class Loop:
         Logged here, whether or not the journal takes it.
         """
         found: tuple[Event, ...] = (
-            *facts.whole(self.pool, world, memory, fleet),
+            *observations.whole(self.pool, world, memory, fleet),
             *parts.news(world, fleet, memory),
             *gpu_health.news(self.pool, world, fleet, memory),
             *outdated.news(self.pool, world, fleet, memory),
@@ -388,7 +387,7 @@ class Loop:
         snapshot = Snapshot(fleet=fleet, world=world, memory=self.memory, plan=plan, at=self._clock.now())
         self.last = snapshot
         moving = (Phase.PENDING, Phase.STARTING, Phase.DRAINING, Phase.TERMINATING)
-        busy = any(n.phase in moving or n.doomed is not None for n in fleet.nodes)
+        busy = any(n.phase in moving or n.notice is not None for n in fleet.nodes)
         draining = frozenset(n.id for n in fleet.nodes if n.drain is not None)
         self._observer.hurry(
             on=busy or bool(fleet.launching),
@@ -451,10 +450,8 @@ def engines(fleet: Fleet, world: World) -> dict[str, str]:
     """
     taken = {i.address for i in world.instances}
     running = [n for n in fleet.nodes if n.phase in _RUNS]
-    doubtful = [n for n in fleet.nodes if n.phase is Phase.STOPPED and n.standby is None]
-    vouched = vouched_for(world) if doubtful else set()
-    running += [n for n in doubtful if n.id in vouched]
-    return {n.id: n.address for n in running if n.listed or not n.address or n.address not in taken}
+    running += [n for n in fleet.nodes if n.phase is Phase.STOPPED and not n.aside and n.found_healthy]
+    return {n.id: n.address for n in running if n.exists.holds or not n.address or n.address not in taken}
 
 
 def records(now: float, actions: Sequence[Action]) -> list[Event]:

@@ -169,7 +169,7 @@ _COLUMNS: Final = (
 
 def urgency(node: NodeView) -> tuple[int, bool, str, str]:
     """Sort key: what needs a look first, then by market, zone and id, so that rows keep their place."""
-    if "noticed" in node["conditions"] or node["phase"] == "draining":
+    if {"noticed", "reported"} & {*node["conditions"]} or node["phase"] == "draining":
         rank = 0
     elif node["phase"] == "ready" and not node["healthy"]:
         rank = 1

@@ -118,7 +118,7 @@ class NodeView(TypedDict):
     ]
     attached: Annotated[bool, "we want it in the load balancer's target set"]
     healthy: bool
-    conditions: Annotated[list[str], "noticed, cordoned, unhealthy, standby, and the like"]
+    conditions: Annotated[list[str], "noticed, reported, cordoned, unhealthy, standby, and the like"]
     price: Annotated[float | None, "US dollars per hour now; null when not known"]
     why: Annotated[str, "why the node is as it is"]
     address: Annotated[str, "the engine's host:port, empty until it is known"]

@@ -21,10 +21,17 @@ Example:
     (True, True)
 """
 
+from policies.evidence import sources as sources
 from policies.evidence.balancers import Balancer as Balancer
-from policies.evidence.balancers import Balancers as Balancers
+from policies.evidence.balancers import Routing as Routing
+from policies.evidence.conditions import CONFIRMED as CONFIRMED
+from policies.evidence.conditions import TESTIMONY as TESTIMONY
 from policies.evidence.conditions import Condition as Condition
 from policies.evidence.conditions import Question as Question
 from policies.evidence.conditions import Status as Status
 from policies.evidence.conditions import Witness as Witness
+from policies.evidence.conditions import says as says
+from policies.evidence.evidence import STOPPED as STOPPED
 from policies.evidence.evidence import Evidence as Evidence
+from policies.evidence.evidence import ours as ours
+from policies.evidence.sources import Part as Part

@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from operator import attrgetter
 
 from policies.evidence.conditions import Question, Status, Witness, words
 from policies.held import Held
-from policies.model import Observed, Pool, Target, TargetPhase, TargetState, World
+from policies.model import USABLE, Observed, Target, TargetPhase, TargetState, Word, World
 from policies.records import Memory
 from policies.value import lazy
 
 ROUTED = words(Witness.BALANCER, Question.ROUTED, Status.TRUE)
 """States of targets that a balancer sends new requests to, as long as they answer."""
 
+TAKEN = words(Witness.JOURNAL, Question.ROUTED, Status.TRUE)
 REACHED = words(Witness.BALANCER, Question.REACHABLE, Status.TRUE)
 SILENT = words(Witness.BALANCER, Question.REACHABLE, Status.FALSE)
 
@@ -30,13 +32,13 @@ class Balancer:
     def __init__(self, name: str, world: World, memory: Memory) -> None:
         self.name = name
         self._view: Observed[tuple[Target, ...]] = world.balancers[name]
-        self._awake_since = world.awake_since
+        self._now, self._awake_since = world.now, world.awake_since
         self.targets: Sequence[Target] = self._view.value
         self.error = self._view.error
         self.read_at = self._view.at
         self.applied_at = memory.applied_at.get(name)
         self.held: Mapping[str, TargetPhase] = memory.targets.get(name, {})
-        self.writing: Sequence[str] = world.writing.get(name, ())
+        self.being_written: Sequence[str] = world.writing.get(name, ())
 
     @lazy
     def shown(self) -> Mapping[str, Target]:
@@ -55,39 +57,54 @@ class Balancer:
             return False
         return self.read_at >= max(self.applied_at, self._awake_since)
 
+    def _in(self, states: Set[Word]) -> Set[str]:
+        """Nodes that it shows in one of these states."""
+        return {target.id for target in self.targets if target.state in states}
+
     @lazy
     def shows_active(self) -> Set[str]:
         """Nodes that it was last seen to send requests to."""
-        return {target.id for target in self.targets if target.state in ROUTED}
+        return self._in(ROUTED)
 
     @lazy
     def took_active(self) -> Set[str]:
         """Nodes that get requests by the last set that it acknowledged."""
-        return {node for node, phase in self.held.items() if phase is TargetPhase.ACTIVE}
+        return {node for node, phase in self.held.items() if phase in TAKEN}
 
     @lazy
     def sends_to(self) -> Set[str]:
         """Nodes that it sends requests to by its newest word, a set that is being written included."""
-        return (self.shows_active if self.read_again else self.took_active) | {*self.writing}
+        return (self.shows_active if self.read_again else self.took_active) | {*self.being_written}
+
+    @lazy
+    def usable(self) -> Set[str]:
+        """Nodes that it reaches, or has not looked at yet, by its last word."""
+        return self._in(USABLE)
+
+    @lazy
+    def finds_unhealthy(self) -> Set[str]:
+        """Nodes that it has as targets and cannot reach, by its last word."""
+        return self._in(SILENT)
 
     @lazy
     def finds_healthy(self) -> Set[str]:
         """Nodes that it reaches, by its last word."""
-        return {target.id for target in self.targets if target.state in REACHED}
+        return self._in(REACHED)
 
     @property
-    def read_well(self) -> bool:
-        """Its last read did not fail."""
-        return not self.error
+    def surely_healthy(self) -> Set[str]:
+        """The same if its last read did not fail: else it could never give a node up."""
+        return frozenset() if self.error else self.finds_healthy
 
-    def fresh(self, now: float, within: float) -> bool:
+    def fresh(self, within: float) -> bool:
         """It was read since this daemon is awake, and within so many seconds."""
         awake = self.read_at is not None and self.read_at >= self._awake_since
-        return awake and self._view.age(now) <= within
+        return awake and self._view.age(self._now) <= within
 
-    def unanswered_for(self, now: float) -> float:
+    @property
+    def silence(self) -> float:
         """Seconds since it last answered, or since this daemon could ask."""
-        return now - max(self._awake_since, self.read_at if self.read_at is not None else self._awake_since)
+        return self._now - max(self._awake_since, self.read_at or self._awake_since)
 
     def silence_of(self, node: str, since: float) -> float:
         """Seconds for which it has found a node silent that this daemon finds silent `since` then.
@@ -100,7 +117,7 @@ class Balancer:
         state = None if target is None else target.state
         active = self.held.get(node) is TargetPhase.ACTIVE
         read_at = -math.inf if self.read_at is None else self.read_at
-        newly_sent = node in self.writing or (active and (self.applied_at or 0.0) > read_at)
+        newly_sent = node in self.being_written or (active and (self.applied_at or 0.0) > read_at)
         untold = state not in SILENT and newly_sent
         forgot = active and state not in ROUTED
         if untold or forgot or read_at < since:
@@ -111,11 +128,10 @@ class Balancer:
         return -math.inf if failing is None else read_at - failing
 
 
-class Balancers:
+class Routing:
     """All balancers of a pool in one turn, and what they say together of each node."""
 
-    def __init__(self, pool: Pool, world: World, memory: Memory) -> None:
-        self._pool = pool
+    def __init__(self, world: World, memory: Memory) -> None:
         self.by_name: Mapping[str, Balancer] = {
             name: Balancer(name, world, memory) for name in sorted(world.balancers)
         }
@@ -140,41 +156,44 @@ class Balancers:
         """What every balancer shows is newer than what it was told last."""
         return all(balancer.confirmed for balancer in self)
 
+    def _all(self, word: str) -> Set[str]:
+        """Nodes of which some balancer says that."""
+        return set[str]().union(*map(attrgetter(word), self))
+
     @lazy
     def serving(self) -> Set[str]:
         """Nodes that some balancer took as an active target, by its last acknowledgement."""
-        return set[str]().union(*(balancer.took_active for balancer in self))
+        return self._all("took_active")
 
     @lazy
     def attached(self) -> Set[str]:
         """Nodes that some balancer took as a target, active or draining."""
-        return set[str]().union(*(balancer.held for balancer in self))
+        return self._all("held")
 
     @lazy
     def sends_to(self) -> Set[str]:
         """Nodes that some balancer sends requests to, by its newest word."""
-        return set[str]().union(*(balancer.sends_to for balancer in self))
+        return self._all("sends_to")
 
     @lazy
     def shows_active(self) -> Set[str]:
         """Nodes that some balancer was last seen to send requests to."""
-        return set[str]().union(*(balancer.shows_active for balancer in self))
+        return self._all("shows_active")
 
     @lazy
     def may_send_to(self) -> Set[str]:
         """Nodes that some balancer may send requests to, by any of its words."""
-        told = (balancer.took_active | {*balancer.writing} for balancer in self)
-        return set(self.shows_active).union(*told)
+        return self.shows_active | self.serving | self._all("being_written")
 
     @lazy
     def finds_healthy(self) -> Set[str]:
         """Nodes that some balancer reaches. It may reach whom this host cannot."""
-        return set[str]().union(*(balancer.finds_healthy for balancer in self))
+        return self._all("finds_healthy")
 
     @lazy
     def surely_healthy(self) -> Set[str]:
-        """The same by balancers whose last read did not fail: others could never give a node up."""
-        return set[str]().union(*(balancer.finds_healthy for balancer in self if balancer.read_well))
+        """The same by balancers whose last read did not fail."""
+        return self._all("surely_healthy")
 
     @lazy
     def in_flight(self) -> Mapping[str, int]:
@@ -189,10 +208,13 @@ class Balancers:
         """Where balancers have a node; empty where none shows it."""
         return next((target.address for target in self.targets.get(node, ())), "")
 
-    def adapters(self, node: str) -> tuple[Held, ...]:
-        """What they send a node requests for."""
-        shown = (held for target in self.targets.get(node, ()) for held in target.adapters or ())
-        return tuple(dict.fromkeys(shown))
+    @lazy
+    def adapters(self) -> Mapping[str, tuple[Held, ...]]:
+        """By node, what they send it requests for."""
+        return {
+            node: tuple(dict.fromkeys(held for target in targets for held in target.adapters or ()))
+            for node, targets in self.targets.items()
+        }
 
     def may_have_put_to_work(self, node: str) -> bool:
         """Some balancer may use a node: it shows it as a target, or was never read."""

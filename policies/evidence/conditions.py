@@ -106,6 +106,10 @@ def words(witness: Witness, question: Question, status: Status) -> frozenset[Wor
     return frozenset(word for word, said in TESTIMONY[witness].items() if said.get(question) is status)
 
 
+CONFIRMED = words(Witness.CLOUD, Question.NOTICED, Status.TRUE)
+"""How far a notice must be believed to be the cloud's own."""
+
+
 @value
 class Condition:
     """What is known of one question about one node.
@@ -124,6 +128,11 @@ class Condition:
     def holds(self) -> bool:
         """It is known to be so."""
         return self.status is Status.TRUE
+
+    @property
+    def known(self) -> bool:
+        """A witness says so or says otherwise."""
+        return self.status is not Status.UNKNOWN
 
     @property
     def open(self) -> bool:

@@ -1,27 +1,82 @@
 """What is known of each node in one turn, from all witnesses.
 
-`Evidence` is made once a turn and asked for one node at a time; what nobody asks for costs nothing. It is the
-only place that reads what engines and balancers said, and that knows from when on this daemon is awake.
+`Evidence` is made once a turn and asked for one node at a time; what nobody asks for costs nothing. Together
+with what balancers say (`policies.evidence.balancers`) it is the only place that reads what was seen of
+engines and targets, and that knows from when on this daemon is awake.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
-from policies.actions import ActionKind
-from policies.evidence.balancers import Balancers
-from policies.evidence.conditions import Condition, Look, Question, Status, Witness, says
-from policies.model import EngineReading, Instance, InstanceState, Pool, World
-from policies.records import Intent, Memory, NodeRecord, intent_key
+from policies.actions import ActionKind, Cause
+from policies.evidence.balancers import Routing
+from policies.evidence.conditions import CONFIRMED, Condition, Look, Question, Status, Witness, says
+from policies.evidence.sources import watched_since
+from policies.model import (
+    EngineReading,
+    Instance,
+    InstanceState,
+    Market,
+    Phase,
+    Pool,
+    World,
+    kept_aside,
+)
+from policies.records import Intent, Memory, NodeRecord, applies, intent_key
 from policies.value import lazy
 
-_NOT_LOOKED_AT = Condition(status=Status.UNKNOWN, reason="nobody has looked at its engine yet")
-_LOOKED_LONG_AGO = Condition(
-    status=Status.UNKNOWN,
-    reason="its engine was last looked at before this daemon woke up",
-    witness=Witness.PROBE,
-)
-_ANSWERS = Condition(status=Status.TRUE, reason="its engine answers", witness=Witness.PROBE)
+STOPPED = (InstanceState.STOPPED, InstanceState.STOPPING)
+_NOT_ENDING = (InstanceState.PENDING, InstanceState.RUNNING)
+
+
+def _true(witness: Witness, reason: str) -> Condition:
+    return Condition(status=Status.TRUE, witness=witness, reason=reason)
+
+
+def _false(witness: Witness, reason: str) -> Condition:
+    return Condition(status=Status.FALSE, witness=witness, reason=reason)
+
+
+def _unknown(witness: Witness, reason: str) -> Condition:
+    return Condition(status=Status.UNKNOWN, witness=witness, reason=reason)
+
+
+_ANSWERS = _true(Witness.PROBE, "its engine answers")
+_NOT_LOOKED_AT = _unknown(Witness.NOBODY, "nobody has looked at its engine yet")
+_LOOKED_LONG_AGO = _unknown(Witness.PROBE, "its engine was last looked at before this daemon woke up")
+_FOUND_HEALTHY = _true(Witness.BALANCER, "a balancer finds it healthy")
+_MAY_BE_REACHED = _unknown(Witness.BALANCER, "a balancer may reach it")
+_SENT = _true(Witness.BALANCER, "a balancer sends it requests")
+_MAY_BE_SENT = _unknown(Witness.BALANCER, "a balancer may still send it requests")
+_NOBODY_TELLS = _unknown(Witness.NOBODY, "no balancer's word is newer than the set that it took")
+_NOT_SENT = _false(Witness.BALANCER, "no balancer sends it requests")
+_NEVER_SERVED = _false(Witness.JOURNAL, "it never served")
+_SILENT_TO_ALL = _false(Witness.PROBE, "it has answered nobody for long")
+_COUNTED = _true(Witness.PROBE, "requests are counted")
+_MAY_HOLD = _unknown(Witness.NOBODY, "it may hold requests")
+_LISTED = _true(Witness.LIST, "a list shows it")
+_ENDED = _false(Witness.LIST, "a list shows it as ended")
+_NOT_LISTED = _unknown(Witness.NOBODY, "no list could show it")
+_LAUNCHED = _true(Witness.JOURNAL, "this pool launched it")
+_TOKEN_IS_OURS = _true(Witness.LIST, "its token is one of this pool's")
+_TOKEN_IS_NOT = _false(Witness.LIST, "no daemon of this pool made its token")
+_NOBODY_LISTS = _true(Witness.NOBODY, "its region is listed no more, and it may answer")
+
+
+def ours(pool: Pool, memory: Memory, instance: Instance) -> Condition:
+    """Whether a daemon of this pool launched a machine that carries this pool's tag.
+
+    Anybody who may tag can put our tag on a machine of theirs: what we never asked for is not ours to end.
+    Our tokens are pool/epoch/serial.
+    """
+    if instance.token in memory.intents or instance.id in memory.nodes:
+        return _LAUNCHED
+    name, _, rest = instance.token.rpartition("/")[0].rpartition("/")
+    serial = instance.token.rpartition("/")[2]
+    made = name == pool.name and rest.isdecimal() and serial.isdecimal()
+    return _TOKEN_IS_OURS if made else _TOKEN_IS_NOT
 
 
 class Evidence:
@@ -30,12 +85,80 @@ class Evidence:
     def __init__(self, pool: Pool, world: World, memory: Memory) -> None:
         self.pool, self.memory, self.now = pool, memory, world.now
         self._world, self._engines, self._awake_since = world, world.engines, world.awake_since
-        self.balancers = Balancers(pool, world, memory)
+        self._ends = memory.intents or {}
+        self.routing = Routing(world, memory)
+
+    # -- machines --------------------------------------------------------------------------------------
 
     @lazy
-    def listed(self) -> dict[str, Instance]:
+    def listed(self) -> Mapping[str, Instance]:
         """By id, the machines that the newest lists show."""
         return {instance.id: instance for instance in self._world.instances}
+
+    def exists(self, record: NodeRecord) -> Condition:
+        """Whether there is such a machine. `since`: when a list was first known to lack it.
+
+        A list says nothing of what was launched after it was read, and an old or failed one says nothing at
+        all. Of a region that is not configured any more no list will tell: there it is gone as soon as its
+        engine is silent and no balancer finds it healthy.
+        """
+        instance, view = self.listed.get(record.id), self._world.region(record.placement.region)
+        if instance is not None:
+            found = says(Witness.LIST, instance.state, Question.EXISTS)
+            return _LISTED if found is Status.TRUE else _ENDED
+        since = record.missing_since
+        if view is None:
+            if not self.silent_to_most(record.id):
+                return _NOBODY_LISTS
+            lasted = 0.0 if since is None else self.now - self.watched_since(since)
+        elif view.at is None or view.error or not self._world.seen(view) or record.launched_at >= view.at:
+            return _NOT_LISTED
+        else:
+            # What an earlier list lacked counts from when this daemon has looked at lists without a gap.
+            lasted = 0.0 if since is None else view.at - max(since, view.since or 0.0)
+        reason, status = "lists lack it", Status.FALSE
+        return Condition(status=status, since=since, lasted=lasted, reason=reason, witness=Witness.LIST)
+
+    def unlisted(self, record: NodeRecord) -> bool:
+        """Nobody lists its region: it is not configured any more."""
+        return self._world.region(record.placement.region) is None
+
+    def silent_to_most(self, node: str) -> bool:
+        """Its engine has been silent for as long as a list may lack it, and no balancer finds it healthy."""
+        silent = self.heard(node).fails(self.pool.patience.vanish_grace)
+        return silent and node not in self.routing.finds_healthy
+
+    def address(self, record: NodeRecord) -> str:
+        """Where its engine listens. An old journal may not know, and a list may lack the node."""
+        instance = self.listed.get(record.id)
+        listed = instance.address if instance is not None else ""
+        return listed or record.address or self.routing.address(record.id)
+
+    def contradicts_stopped(self, record: NodeRecord) -> bool:
+        """True for a node at work whose engine is not silent: a list that has it stopped is an old one.
+
+        One look that failed is no silence. Where this daemon never saw it ready, a balancer's word counts.
+        """
+        if kept_aside(record.standby) or self.heard(record.id).fails(self.pool.health.unhealthy_after):
+            return False
+        looked_at = record.id in self._engines and record.ready_at is not None
+        return looked_at or self.is_up(record.id) or record.id in self.routing.finds_healthy
+
+    def phase(self, record: NodeRecord) -> Phase:
+        """How far a node is, by the list of machines, its engine and the journal."""
+        instance = self.listed.get(record.id)
+        state = InstanceState.RUNNING if instance is None else instance.state
+        if state is InstanceState.TERMINATED:
+            return Phase.GONE
+        if state is InstanceState.SHUTTING_DOWN or (self._ends and self.end_asked_for(record.id)):
+            return Phase.TERMINATING
+        if state in STOPPED and not self.contradicts_stopped(record):
+            return Phase.STOPPED
+        if record.drain is not None:
+            return Phase.DRAINING
+        if state is InstanceState.PENDING and record.ready_at is None:
+            return Phase.PENDING  # one that was ready since its start is shown by an old list
+        return Phase.READY if record.ready_at is not None or self.is_up(record.id) else Phase.STARTING
 
     # -- engines ---------------------------------------------------------------------------------------
 
@@ -63,35 +186,23 @@ class Evidence:
             witness=Witness.PROBE,
         )
 
-    def silent_for(self, node: str) -> float:
-        """Seconds for which an engine had answered nothing when it was last looked at, however long ago."""
-        look = self._engines.get(node)
-        return 0.0 if look is None or look.failing_since is None else look.at - look.failing_since
-
     def is_up(self, node: str) -> bool:
         """Its engine answered the last look, and is ready."""
         look = self._engines.get(node)
         return look is not None and look.ready and look.ok
 
-    # -- whether it may be reached, and by whom --------------------------------------------------------
-
     def reachable(self, node: str) -> Condition:
         """Whether anybody reaches its engine. It is silent only if all who may tell find it so."""
         heard = self.heard(node)
-        if heard.holds:
+        if heard.status is Status.TRUE:
             return heard
-        if node in self.balancers.finds_healthy:
-            return Condition(
-                status=Status.TRUE, reason="a balancer finds it healthy", witness=Witness.BALANCER
-            )
-        if heard.open or heard.since is None:
+        if node in self.routing.finds_healthy:
+            return _FOUND_HEALTHY
+        if heard.status is Status.UNKNOWN or heard.since is None:
             return heard
-        silences = [balancer.silence_of(node, heard.since) for balancer in self.balancers]
-        lasted = min(heard.lasted, *silences) if silences else heard.lasted
+        lasted = min([heard.lasted, *(each.silence_of(node, heard.since) for each in self.routing)])
         if lasted < 0.0:
-            return Condition(
-                status=Status.UNKNOWN, reason="a balancer may reach it", witness=Witness.BALANCER
-            )
+            return _MAY_BE_REACHED
         return Condition(
             status=Status.FALSE,
             since=heard.since,
@@ -100,69 +211,101 @@ class Evidence:
             witness=Witness.PROBE,
         )
 
-    # -- whether it gets requests, and holds any -------------------------------------------------------
+    def mass_silence(self, passed_over: Callable[[str], str]) -> bool:
+        """True when so many nodes that should answer are silent that the fault is more likely on this side.
+
+        More than `max_unhealthy` of them, and more than one. None in a region that is `passed_over`: it is
+        silent itself, while another one can be seen.
+        """
+        rules = self.pool.health
+        if len(self._silent) < 2:
+            return False
+        witnesses = [
+            record.id
+            for record in self.memory.nodes.values()
+            if self._should_answer(record) and not passed_over(record.placement.region)
+        ]
+        silent = sum(node in self._silent for node in witnesses)
+        return silent > 1 and silent > rules.max_unhealthy * len(witnesses)
+
+    @lazy
+    def _silent(self) -> frozenset[str]:
+        """Engines that were silent for as long as it takes to be unhealthy."""
+        after = self.pool.health.unhealthy_after
+        failing = (look for look in self._engines.values() if look.failing_since is not None)
+        return frozenset(look.node for look in failing if self.heard(look.node).fails(after))
+
+    def _should_answer(self, record: NodeRecord) -> bool:
+        """True for a node that has booted, and whose silence would be no more than a silence.
+
+        Not one that the cloud itself has said to take away by now, nor one that drains since it was silent.
+        """
+        phase, spot = self.phase(record), record.placement.market is Market.SPOT
+        drains = phase is Phase.DRAINING and record.drain is not None and record.drain.cause is not Cause.SICK
+        due = any(
+            notice.confidence in CONFIRMED
+            and applies(notice, spot=spot)
+            and (notice.deadline is None or self.now >= notice.deadline)
+            for notice in record.notices
+        )
+        return (phase is Phase.READY or (drains and record.ready_at is not None)) and not due
+
+    # -- requests --------------------------------------------------------------------------------------
 
     def routed(self, node: str) -> Condition:
         """Whether some balancer sends it new requests, by each one's newest word.
 
         Unknown where an older word says so, and where some balancer was not read since it was last written
-        to: then nobody knows (`Witness.NOBODY`).
+        to: then nobody knows.
         """
-        balancers = self.balancers
-        if node in balancers.sends_to:
-            return Condition(
-                status=Status.TRUE, reason="a balancer sends it requests", witness=Witness.BALANCER
-            )
-        if node in balancers.may_send_to:
-            return Condition(
-                status=Status.UNKNOWN,
-                reason="a balancer may still send it requests",
-                witness=Witness.BALANCER,
-            )
-        if not balancers.confirmed:
-            return Condition(
-                status=Status.UNKNOWN, reason="no balancer's word is newer than the set that it took"
-            )
-        return Condition(
-            status=Status.FALSE, reason="no balancer sends it requests", witness=Witness.BALANCER
-        )
+        routing = self.routing
+        if node in routing.sends_to:
+            return _SENT
+        if node in routing.may_send_to:
+            return _MAY_BE_SENT
+        return _NOT_SENT if routing.confirmed else _NOBODY_TELLS
 
     def never_served(self, token: str, ready_at: float | None) -> bool:
         """True for a node that this very daemon launched and never saw ready."""
         pool, _, epoch = token.rpartition("/")[0].rpartition("/")
         return ready_at is None and bool(pool) and epoch == str(self._world.epoch)
 
-    def holds_requests(self, node: str) -> Condition:
-        """Whether it has requests that are not answered yet.
-
-        It has none where it never served or its machine is stopped; nor where every witness has found it
-        silent for long, unless a balancer let go of it so lately that only this host may not reach it.
-        """
-        record = self.memory.nodes[node]
-        if self.never_served(record.token, record.ready_at):
-            return Condition(status=Status.FALSE, reason="it never served", witness=Witness.JOURNAL)
-        silent = self.reachable(node).fails(self.pool.health.replace_after)
-        if silent and not self.let_go_lately(record):
-            return Condition(
-                status=Status.FALSE, reason="it has answered nobody for long", witness=Witness.PROBE
-            )
-        if self.in_flight(node):
-            return Condition(status=Status.TRUE, reason="it counts requests", witness=Witness.PROBE)
-        return Condition(status=Status.UNKNOWN, reason="it may hold requests")
-
-    def in_flight(self, node: str) -> int:
-        """The most requests that its engine or balancers count for it."""
-        look, counted = self._engines.get(node), self.balancers.in_flight.get(node, 0)
-        return counted if look is None else max(counted, look.in_flight)
-
-    def let_go_lately(self, record: NodeRecord) -> bool:
+    def let_go_lately(self, token: str, ready_at: float | None, detached_at: float | None) -> bool:
         """True for a node that a balancer sent requests to until a moment ago: they may not be over.
 
         Also where no journal says that it was ever ready: a balancer says nothing of what it let go of.
         """
-        if record.detached_at is None or self.never_served(record.token, record.ready_at):
+        if detached_at is None or self.never_served(token, ready_at):
             return False
-        return self.now - record.detached_at < self.pool.drain.budget
+        return self.now - detached_at < self.pool.drain.budget
+
+    def holds_requests(self, record: NodeRecord) -> Condition:
+        """Whether it has requests that are not answered yet.
+
+        It has none where it never served, nor where all who may tell have found it silent for long, unless a
+        balancer let go of it so lately that only this host may not reach it.
+        """
+        if self.never_served(record.token, record.ready_at):
+            return _NEVER_SERVED
+        silent = self.reachable(record.id).fails(self.pool.health.replace_after)
+        if silent and not self.let_go_lately(record.token, record.ready_at, record.detached_at):
+            return _SILENT_TO_ALL
+        return _COUNTED if self.in_flight(record.id) else _MAY_HOLD
+
+    def in_flight(self, node: str) -> int:
+        """The most requests that its engine, or the balancers together, count for it."""
+        look, counted = self._engines.get(node), self.routing.in_flight.get(node, 0)
+        return counted if look is None else max(counted, look.in_flight)
+
+    def counted(self, node: str) -> int | None:
+        """Requests that its engine and the balancers count now; None where nobody counts.
+
+        An engine that did not answer counts none, and a balancer only what it shows.
+        """
+        look, load = self._engines.get(node), self.routing.in_flight.get(node)
+        if look is None or not look.ok:
+            return load
+        return look.in_flight + (load or 0)
 
     def looked_at(self, node: str) -> float:
         """When all who may count the requests of a node were last looked at; minus infinity for never.
@@ -170,21 +313,19 @@ class Evidence:
         Those are its engine and the balancers that can be read.
         """
         look = self._engines.get(node)
-        at = -math.inf if look is None else look.at
-        reads = [balancer.read_at for balancer in self.balancers if balancer.read_well]
-        return min([at, *(-math.inf if read_at is None else read_at for read_at in reads)])
+        reads = [None if look is None else look.at]
+        reads += [balancer.read_at for balancer in self.routing if not balancer.error]
+        return min(-math.inf if at is None else at for at in reads)
 
     def counted_at(self, node: str) -> float:
         """When the requests of a node were last counted; minus infinity where nobody counts them now."""
-        look = self._engines.get(node)
-        counted = (look is not None and look.ok) or node in self.balancers.targets
-        return self.looked_at(node) if counted else -math.inf
+        return -math.inf if self.counted(node) is None else self.looked_at(node)
 
-    # -- what was asked for ----------------------------------------------------------------------------
+    # -- calls, and time -------------------------------------------------------------------------------
 
     def end_asked_for(self, node: str) -> Intent | None:
         """The call that is to end a node, as long as it is open."""
-        return self.memory.intents.get(intent_key(node, ActionKind.TERMINATE))
+        return self._ends.get(intent_key(node, ActionKind.TERMINATE))
 
     def end_unconfirmed(self, node: str) -> bool:
         """True for a node whose end was asked for, and neither the call nor a list says that it ends."""
@@ -192,11 +333,8 @@ class Evidence:
         if intent is None or intent.accepted_at is not None:
             return False
         instance = self.listed.get(node)
-        return instance is None or instance.state in (InstanceState.PENDING, InstanceState.RUNNING)
+        return instance is None or instance.state in _NOT_ENDING
 
-    # -- how long this daemon has watched --------------------------------------------------------------
-
-    def awake_for(self, since: float) -> float:
-        """Seconds since then in which this daemon was awake. Of the time before nobody knows how long it was:
-        this host's clock may have been set."""
-        return self.now - max(since, self._awake_since)
+    def watched_since(self, since: float) -> float:
+        """Since when this daemon has watched what began then: see `policies.evidence.sources`."""
+        return watched_since(self._world, since)

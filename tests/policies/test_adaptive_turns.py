@@ -353,7 +353,7 @@ def test_on_demand_nodes_beyond_the_floor_are_given_back(floor: int, held: int) 
 def test_no_more_go_at_once_than_the_disruption_budget() -> None:
     here = fleet(4, "aabb", 2, pool={"limits": Limits(surge=8, disruption=0.25)})
     assert len(drains(here)) == 1
-    assert any("is surplus and waits: 1 nodes" in note for note in here.plan().notes)
+    assert any("is surplus and stays: 1 nodes" in note for note in here.plan().notes)
 
 
 def test_a_drain_gives_requests_their_budget() -> None:

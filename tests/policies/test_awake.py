@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies import facts
+from policies import observations
 from policies.actions import Cause, Drain, Launch, Terminate, Undrain
 from policies.events import NodeGone, NodeMissing
 from policies.model import Market, Observed, Pool, TargetPhase
@@ -38,7 +38,7 @@ def test_nothing_is_bought_or_ended_before_the_cloud_was_seen_again(listed: floa
 def test_a_list_from_before_makes_no_node_missing(listed: float, missing: bool) -> None:
     here = Scene().nodes(4).node("x", listed=False, probed=False)
     woke(here, listed=listed)
-    found = facts.changes(here.pool, here.world, here.memory)
+    found = observations.changes(here.pool, here.world, here.memory)
     assert [type(e) for e in found] == ([NodeMissing] if missing else [])
 
 
@@ -48,7 +48,7 @@ def test_how_long_lists_have_lacked_a_node_counts_from_then_on(ago: float, gone:
     here.records["x"] = replace(here.records["x"], missing_since=here.now - 700.0)
     woke(here, ago, listed=0.0)
     here.settings["regions"] = {"": replace(here.settings["regions"][""], since=here.now - ago)}
-    found = facts.changes(here.pool, here.world, here.memory)
+    found = observations.changes(here.pool, here.world, here.memory)
     assert [type(e) for e in found] == ([NodeGone] if gone else [])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies import adaptive, bars, explain, facts
+from policies import adaptive, bars, explain, observations
 from policies.actions import ActionKind, Alarm, Cause, Launch, Start, Terminate
 from policies.bars import PAUSE_FIRST, PAUSE_MOST, until
 from policies.call_memory import ATTEMPTS, LANDS_WITHIN
@@ -344,7 +344,7 @@ def test_accepted_and_then_not_given_is_a_refusal() -> None:
 def test_why_a_machine_ended(ending: Ending, ready: bool, market: Market, cause: GoneCause) -> None:
     here = Scene().nodes(2).node("x", market, ready=ready, state=InstanceState.TERMINATED, serving=False)
     here.instances["x"] = replace(here.instances["x"], ending=ending, ending_why="the words")
-    (gone,) = [e for e in facts.changes(here.pool, here.world, here.memory) if isinstance(e, NodeGone)]
+    (gone,) = [e for e in observations.changes(here.pool, here.world, here.memory) if isinstance(e, NodeGone)]
     assert (gone.node, gone.cause, gone.ended, gone.detail) == ("x", cause, True, "the words")
 
 
@@ -362,7 +362,7 @@ def test_why_a_machine_ended_that_no_list_showed_before(ending: Ending, cause: G
     here.instances["x"] = replace(here.instances["x"], ending=ending)
     del here.records["x"]
     here.launching("p/7/x", placement=where())
-    found = facts.changes(here.pool, here.world, here.memory)
+    found = observations.changes(here.pool, here.world, here.memory)
     assert [e.cause for e in found if isinstance(e, NodeGone)] == [cause]
 
 
@@ -370,7 +370,7 @@ def test_a_notice_that_is_not_over_still_says_that_a_working_node_was_reclaimed(
     here = Scene().nodes(2).node("x", state=InstanceState.TERMINATED, serving=False)
     here.notice("x", kind=NoticeKind.INTERRUPTION)
     here.instances["x"] = replace(here.instances["x"], ending=Ending.RECLAIM)
-    (gone,) = [e for e in facts.changes(here.pool, here.world, here.memory) if isinstance(e, NodeGone)]
+    (gone,) = [e for e in observations.changes(here.pool, here.world, here.memory) if isinstance(e, NodeGone)]
     assert gone.cause is GoneCause.RECLAIMED
 
 

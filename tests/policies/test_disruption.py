@@ -13,7 +13,6 @@ import pytest
 from policies import disruption, headroom
 from policies.actions import ActionKind, Cause, Drain, Stop, Terminate, Undrain
 from policies.disruption import ACTS, CAUSES, Act, may
-from policies.fleet import Node
 from policies.model import (
     Confidence,
     InstanceState,
@@ -27,6 +26,7 @@ from policies.model import (
     TargetPhase,
     TargetState,
 )
+from policies.node import Node
 from policies.records import OperatorRequest
 from policies.turn import Turn
 from tests.support.scene import Scene
@@ -142,7 +142,7 @@ def test_counts_of_a_turn_equal_a_count_of_what_stays(seed: int) -> None:
         assert turn.serving_without(node) == sum(n.units for n in serve if n.id != node.id)
         others = [n for n in stay if n.id != node.id]
         back = [n for n in others if n.id in turn.returning and n.answers and n.in_service]
-        sure = [n for n in others if n.sure] + [n for n in back if n.standby is not StandbyKind.STOPPED]
+        sure = [n for n in others if n.reliable] + [n for n in back if n.standby is not StandbyKind.STOPPED]
         if node.operator is not None:
             sure += [n for n in others if headroom.on_notice(n)]
         if node.id not in turn.returning:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies import facts
+from policies import observations
 from policies.actions import ActionKind, Alarm, Cause, Drain, Launch, Terminate, Undrain
 from policies.drain import begins_now, drain_deadline, ends_at, finished, latest_start
 from policies.events import NodeRouted, TargetsApplied
@@ -258,11 +258,11 @@ def test_a_notice_that_left_no_time_and_holds_no_more_leaves_requests_their_budg
 def test_the_budget_counts_anew_when_a_balancer_forgot_that_it_let_the_node_go() -> None:
     here = Scene().nodes(5).drain("s4", Cause.EXCESS, since=100.0, left=-70.0)
     here.shown["s4"] = replace(here.shown["s4"], state=TargetState.HEALTHY)
-    seen = facts.changes(here.pool, here.world, here.memory)
+    seen = observations.changes(here.pool, here.world, here.memory)
     assert seen == (NodeRouted(at=here.now, node="s4"),)
     memory = reduce(here.memory, *seen)
     assert memory.nodes["s4"].detached_at is None
-    assert facts.changes(here.pool, here.world, memory) == ()
+    assert observations.changes(here.pool, here.world, memory) == ()
     memory = reduce(memory, TargetsApplied(at=here.now + 2.0, balancer="gw", generation=9, changes=()))
     assert memory.nodes["s4"].detached_at == here.now + 2.0
     node = Fleet.of(here.pool, here.world, memory).by_id["s4"]
@@ -280,7 +280,7 @@ def test_a_doomed_node_that_is_idle_ends_at_once() -> None:
 def test_a_node_that_does_not_drain_is_never_finished() -> None:
     here = Scene().nodes(4)
     here.now = 1e12
-    assert not finished(RULES, here.world, here.fleet.by_id["s0"])
+    assert not finished(RULES, here.fleet.by_id["s0"])
     assert ends_at(RULES, here.fleet.by_id["s0"]) == float("inf")
 
 

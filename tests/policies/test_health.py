@@ -30,7 +30,7 @@ def test_silence_makes_a_node_unhealthy_and_then_lost(
     here = Scene(ten()).nodes(9).node("x", silent_for=silent_for)
     node = here.fleet.by_id["x"]
     assert (node.healthy, node.lost, node.ready) == (healthy, lost, healthy)
-    assert node.sure is (silent_for is None)
+    assert node.reliable is (silent_for is None)
     active = {t.id for t in here.plan().targets if t.phase == "active"}
     assert ("x" in active) is healthy
 

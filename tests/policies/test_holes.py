@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from policies.actions import Alarm, Cause, Drain, Plan, Undrain
-from policies.interruption import doom
 from policies.model import (
     Confidence,
     InstanceState,
@@ -26,7 +25,7 @@ from policies.model import (
 )
 from policies.records import OperatorRequest
 from policies.value import replace
-from tests.support.scene import Scene
+from tests.support.scene import Scene, noticed
 
 REPORTED = Confidence.REPORTED
 OD = Market.ON_DEMAND
@@ -310,7 +309,7 @@ def ten(*reported: str, silent_for: float | None = 6.0, silent: tuple[str, ...] 
 
 
 def believed(here: Scene) -> set[str]:
-    return set(doom(here.pool, here.world, here.memory))
+    return set(noticed(here.pool, here.world, here.memory))
 
 
 def test_a_report_of_a_node_that_nobody_can_reach_is_believed() -> None:

@@ -8,13 +8,11 @@ import pytest
 
 from policies.actions import Cause, Drain, Launch, Terminate, Undrain
 from policies.events import GoneCause, NodeGone, NodeSeen, NoticeSeen, OperatorDrained, OperatorUndrained
-from policies.interruption import doom
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Confidence, Market, Notice, NoticeKind, Pool, StandbyKind
-from policies.reach import applies
-from policies.records import NOTICES_KEPT
+from policies.records import NOTICES_KEPT, applies
 from policies.value import replace
-from tests.support.scene import Scene
+from tests.support.scene import Scene, noticed
 from tests.support.toy_pools import of_kind, place
 
 REPORTED = Confidence.REPORTED
@@ -63,7 +61,7 @@ def test_the_earliest_deadline_wins() -> None:
     here.notice("s0", 120.0, id="late")
     here.notice("s0", 30.0, id="early")
     here.notice("s0", 10.0, id="void", cancelled=True)
-    doomed = doom(here.pool, here.world, here.memory)
+    doomed = noticed(here.pool, here.world, here.memory)
     assert {node: notice.id for node, notice in doomed.items()} == {"s0": "early"}
 
 
@@ -80,7 +78,7 @@ def test_a_node_that_drains_for_a_report_leaves_no_room_for_another_however_its_
     here.drain("s0", Cause.NOTICE)
     here.notice("s0", 5.0, id="newer", confidence=REPORTED, source="agent", seen_at=here.now)
     here.notice("s1", confidence=REPORTED, source="agent", seen_at=here.now - 60.0)
-    assert set(doom(here.pool, here.world, here.memory)) == {"s0"}
+    assert set(noticed(here.pool, here.world, here.memory)) == {"s0"}
     assert {a.node for a in of_kind(here.plan(), Drain | Undrain)} == {"s0"}  # sooner than before
 
 
@@ -100,7 +98,7 @@ def test_the_oldest_report_of_a_node_tells_its_turn() -> None:
     here.notice("s0", confidence=REPORTED, source="agent", seen_at=here.now - 10.0)
     here.notice("s0", 5.0, id="newer", confidence=REPORTED, source="agent", seen_at=here.now)
     here.notice("s1", confidence=REPORTED, source="agent", seen_at=here.now - 5.0)
-    assert set(doom(here.pool, here.world, here.memory)) == {"s0"}
+    assert set(noticed(here.pool, here.world, here.memory)) == {"s0"}
 
 
 @pytest.mark.parametrize(("confidence", "room"), [(REPORTED, False), (Confidence.CONFIRMED, True)])
@@ -118,7 +116,7 @@ def test_what_the_cloud_confirms_is_believed_without_limit_and_uses_no_budget() 
     for i in range(5):
         here.notice(f"s{i}", 120.0 + i)
     here.notice("s5", confidence=REPORTED, source="agent")
-    assert set(doom(here.pool, here.world, here.memory)) == {"s0", "s1", "s2", "s3", "s4", "s5"}
+    assert set(noticed(here.pool, here.world, here.memory)) == {"s0", "s1", "s2", "s3", "s4", "s5"}
     assert len(of_kind(here.plan(), Launch)) >= 6
 
 
@@ -126,7 +124,7 @@ def test_a_reported_standby_is_not_believed_beyond_the_budget_because_it_is_stop
     here = Scene().nodes(4).node("x", Market.ON_DEMAND, silent_for=60.0, standby=StandbyKind.STOPPED)
     for node in ("s0", "x"):
         here.notice(node, confidence=REPORTED, source="agent")
-    assert set(doom(here.pool, here.world, here.memory)) == {"s0"}
+    assert set(noticed(here.pool, here.world, here.memory)) == {"s0"}
 
 
 @pytest.mark.parametrize(("silent_for", "believed"), [(5.0, {"s0", "s1", "s3"}), (4.9, {"s0"})])
@@ -137,7 +135,7 @@ def test_a_reported_node_that_nobody_can_reach_is_believed_beyond_the_budget(
     here = Scene().nodes(10).node("s1", silent_for=silent_for).node("s3", silent_for=silent_for)
     for i in range(4):
         here.notice(f"s{i}", confidence=REPORTED, source="agent")
-    assert set(doom(here.pool, here.world, here.memory)) == believed
+    assert set(noticed(here.pool, here.world, here.memory)) == believed
 
 
 def test_copies_from_two_sources_make_one_drain() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.evidence import Evidence
 from policies.memory import Memory
 from policies.model import HealthRules, Market, Observed, Offering, Placement, PlacementRules, Pool, World
 from policies.placement import Scorer
@@ -29,7 +30,7 @@ def offer(zone: str, price: float = 1.0, market: Market = Market.SPOT, **more: A
 def scorer(offers: list[Offering], *, now: float = 10_000.0, held: Any = None, **memory: Any) -> Scorer:
     known = Memory(**memory)
     world = World(now=now, regions={"": Observed(value=(), at=now)})
-    sight = Sight(POOL, world, known)
+    sight = Sight(Evidence(POOL, world, known), world)
     return Scorer(POOL, known, now=now, offerings=offers, held=held or {}, sight=sight)
 
 

@@ -10,9 +10,9 @@ import pytest
 from policies.actions import Launch
 from policies.economics import rate
 from policies.events import DaemonStarted, PricesRead
-from policies.facts import changes
 from policies.memory import Memory, reduce
 from policies.model import AdaptiveRules, Limits, Market, Observed, Offering, Placement, Pool, World
+from policies.observations import changes
 from policies.prices import BELIEVED_AFTER, FIRST_LOOK, NOTED_EVERY, PriceView, failing
 from policies.records import LastPrice
 from policies.value import replace

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from policies import explain, facts
+from policies import explain, observations
 from policies.actions import ActionKind, Cause, Drain, Launch, Start, Terminate
 from policies.events import IntentClosed, NodeGone, NodeMissing, NodeReady, Outcome
+from policies.evidence import Evidence
 from policies.memory import reduce
 from policies.model import (
     HealthRules,
@@ -229,7 +230,7 @@ def test_a_launch_that_surely_did_nothing_there_is_withdrawn(*, landed: bool, cl
         here.fields["intents"]["p/7/7"], placement=Placement("toy", "west", "w2", "gpu", Market.SPOT)
     )
     here = apart(here)
-    found = facts.changes(here.pool, here.world, here.memory)
+    found = observations.changes(here.pool, here.world, here.memory)
     said = [e for e in found if isinstance(e, IntentClosed)]
     assert [e.outcome for e in said] == [Outcome.WITHDRAWN] * closed
     after = reduce(here.memory, *found)
@@ -309,7 +310,7 @@ def test_it_becomes_ready_though_no_list_shows_it() -> None:
     here = whole()
     here.node("w1-spot", Market.SPOT, "w1", ready_at=None)
     here = apart(here)
-    assert NodeReady(at=here.now, node="w1-spot", address="w1-spot:1") in facts.changes(
+    assert NodeReady(at=here.now, node="w1-spot", address="w1-spot:1") in observations.changes(
         here.pool, here.world, here.memory
     )
 
@@ -360,7 +361,7 @@ def test_a_sick_node_is_replaced_where_its_region_is_seen_though_another_waits()
 
 def test_a_list_says_nothing_of_another_region() -> None:
     """The east's list lacks the west's nodes, and they are not missing."""
-    assert facts.changes(*_known(apart(whole()))) == ()
+    assert observations.changes(*_known(apart(whole()))) == ()
 
 
 @pytest.mark.parametrize(("since", "gone"), [(16.0, True), (14.0, False)])
@@ -373,7 +374,7 @@ def test_what_a_region_lacks_at_its_return_is_gone_after_the_grace_time(since: f
     apart(lost, west_at=0.0, error="")
     west = replace(west, value=here.settings["regions"]["west"].value)
     here.settings["regions"]["west"] = west
-    found = facts.changes(*_known(here))
+    found = observations.changes(*_known(here))
     assert [e.node for e in found if isinstance(e, NodeGone)] == ["w1-spot"] * gone
 
 
@@ -384,7 +385,7 @@ def test_a_list_that_lacks_most_of_its_own_region_is_doubted() -> None:
         here.node(f"w{number}", Market.SPOT, f"w{number}", listed=False, silent_for=60.0,
                   missing_since=9_950.0)  # fmt: skip
     apart(here, west_at=1.0, error="")
-    assert [e for e in facts.changes(*_known(here)) if isinstance(e, NodeGone)] == []
+    assert [e for e in observations.changes(*_known(here)) if isinstance(e, NodeGone)] == []
 
 
 def _known(here: Scene) -> tuple[Any, Any, Any]:
@@ -484,7 +485,7 @@ def unconfigured(here: Scene) -> Any:
 def test_nodes_of_a_region_that_was_taken_out_serve_on() -> None:
     here = unconfigured(apart(whole()))
     assert here.plan().actions == ()
-    assert facts.changes(*_known(here)) == ()
+    assert observations.changes(*_known(here)) == ()
     said = explain.pool_sentences(here.fleet, here.world, here.memory)
     assert "west is not configured any more: its nodes serve on, and nobody can end them from here." in said
 
@@ -493,10 +494,10 @@ def test_they_are_gone_once_they_have_been_silent_for_long() -> None:
     here = whole(patience=Patience(vanish_grace=15.0))
     here.node("w1-spot", Market.SPOT, "w1", silent_for=200.0)
     here = unconfigured(apart(here))
-    assert facts.changes(*_known(here)) == (NodeMissing(at=here.now, node="w1-spot"),)
+    assert observations.changes(*_known(here)) == (NodeMissing(at=here.now, node="w1-spot"),)
     for since, gone in ((149.0, False), (150.0, True)):
         here.records["w1-spot"] = replace(here.records["w1-spot"], missing_since=here.now - since)
-        assert [isinstance(e, NodeGone) for e in facts.changes(*_known(here))] == [True] * gone
+        assert [isinstance(e, NodeGone) for e in observations.changes(*_known(here))] == [True] * gone
 
 
 # -- where to ----------------------------------------------------------------------------------------------
@@ -537,7 +538,7 @@ def test_a_region_that_costs_much_more_gets_little() -> None:
 def test_a_region_says_why_it_is_hidden(lists: Any, region: str, says: str) -> None:
     here = Scene()
     here.now, here.settings["regions"] = 100.0, lists
-    assert Sight(here.pool, here.world, here.memory).hidden(region) == says
+    assert Sight(Evidence(here.pool, here.world, here.memory), here.world).hidden(region) == says
 
 
 def test_machines_of_all_regions_are_one_view() -> None:

@@ -133,7 +133,7 @@ def test_what_nobody_looked_at_since_the_start_is_not_given_back() -> None:
         .nodes(3, ON_DEMAND)
         .node("adopted", ON_DEMAND, ready=False, probed=False, token="p/6/1")
     )
-    assert here.fleet.by_id["adopted"].unknown
+    assert here.fleet.by_id["adopted"].may_be_at_work
     assert here.plan().actions == ()
 
 

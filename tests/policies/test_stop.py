@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policies import facts
+from policies import observations
 from policies.actions import ActionKind, Cause, Drain, Start, Terminate
 from policies.events import GoneCause, NodeGone, NodeSeen, NodeStopped, NoticeSeen
 from policies.memory import reduce
@@ -31,7 +31,7 @@ STOPPING, STOPPED = InstanceState.STOPPING, InstanceState.STOPPED
 
 
 def changes(here: Scene) -> tuple[Any, ...]:
-    return facts.changes(here.pool, here.world, here.memory)
+    return observations.changes(here.pool, here.world, here.memory)
 
 
 def taken_up(here: Scene) -> Any:
@@ -124,7 +124,7 @@ def test_events_of_a_stop_drain_a_spot_node_and_say_nothing_of_a_standby(early: 
     memory = reduce(memory, stop_of("x"), stop_of("sb"))
     if early:
         assert set(memory.early_notices) == {"x", "sb"}
-        memory = reduce(memory, *facts.changes(here.pool, here.world, memory))
+        memory = reduce(memory, *observations.changes(here.pool, here.world, memory))
     assert [n.kind for n in memory.nodes["x"].notices] == [NoticeKind.STOP]
     assert memory.nodes["sb"].notices == ()
     here.records = dict(memory.nodes)

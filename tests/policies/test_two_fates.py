@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from policies import facts
+from policies import observations
 from policies.actions import ActionKind, Cause, Drain, Launch, Start, Stop, Terminate, Undrain
 from policies.events import NodeGone, NodeMissing, NodeSeen
 from policies.model import (
@@ -250,12 +250,12 @@ def test_in_a_small_pool_two_that_a_list_lacks_put_the_list_in_doubt_and_one_doe
     here = Scene(Pool(name="p", replicas=3)).nodes(3 - missing)
     for i in range(missing):
         here.node(f"x{i}", listed=False, silent_for=60.0, vouched=False, missing_since=here.now - 60.0)
-    found = facts.changes(here.pool, here.world, here.memory)
+    found = observations.changes(here.pool, here.world, here.memory)
     assert len([e for e in found if isinstance(e, NodeGone)]) == gone
     here.now += 100.0
     for i in range(missing):
         here.engines[f"x{i}"] = replace(here.engines[f"x{i}"], at=here.now)
-    found = facts.changes(here.pool, here.world, here.memory)
+    found = observations.changes(here.pool, here.world, here.memory)
     assert len([e for e in found if isinstance(e, NodeGone)]) == missing
 
 
@@ -265,7 +265,7 @@ def test_every_node_that_a_list_lacks_is_noticed_at_once() -> None:
     here.node("a", listed=False, silent_for=60.0, vouched=False)
     here.node("b", listed=False, silent_for=60.0, vouched=False, missing_since=here.now - 60.0)
     here.node("c", listed=False, silent_for=60.0, vouched=False)
-    found = facts.changes(here.pool, here.world, here.memory)
+    found = observations.changes(here.pool, here.world, here.memory)
     assert [(type(e), e.node) for e in found if isinstance(e, NodeMissing | NodeGone)] == [
         (NodeMissing, "a"),
         (NodeGone, "b"),
@@ -287,7 +287,7 @@ def test_with_the_journal_lost_a_standby_that_a_balancer_knows_is_no_spare(shown
     spare = StandbyKind.STOPPED if shown in (TargetState.UNUSED, None) else None
     seen = {
         e.node: e.standby
-        for e in facts.changes(here.pool, here.world, here.memory)
+        for e in observations.changes(here.pool, here.world, here.memory)
         if isinstance(e, NodeSeen)
     }
     assert seen == {"works": spare, "spare": StandbyKind.STOPPED}

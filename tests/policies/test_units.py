@@ -9,6 +9,7 @@ import pytest
 
 from policies import economics, explain, invariants
 from policies.actions import Alarm, Cause, Drain, Launch, Plan, Start, Terminate
+from policies.evidence import Evidence
 from policies.invariants import check
 from policies.limits import Budget
 from policies.memory import Memory
@@ -95,7 +96,8 @@ def scorer(
     offerings: list[Offering], *, spread: float = 0.0, held: dict[Placement, int] | None = None
 ) -> Scorer:
     asked = pool(32, placement=PlacementRules(spread=spread))
-    sight = Sight(asked, World(now=0.0, regions={"": Observed(value=(), at=0.0)}), Memory())
+    world = World(now=0.0, regions={"": Observed(value=(), at=0.0)})
+    sight = Sight(Evidence(asked, world, Memory()), world)
     return Scorer(asked, Memory(), now=0.0, offerings=offerings, held=held or {}, sight=sight)
 
 
@@ -279,10 +281,10 @@ def test_reports_are_believed_of_as_many_units_as_may_be_disturbed() -> None:
     for node, kind, at in (("a", "pair", 1.0), ("b", "big", 2.0), ("c", "pair", 3.0), ("d", "gpu", 4.0)):
         here.node(node, SPOT, "a", kind)
         here.notice(node, 300.0, confidence=Confidence.REPORTED, seen_at=9_000.0 + at)
-    assert [n.id for n in here.fleet.nodes if n.doomed is not None] == ["a", "c"]
+    assert [n.id for n in here.fleet.nodes if n.notice is not None] == ["a", "c"]
     alone = Scene(pool(20, 1.0, limits=Limits(disruption=0.2))).node("b", SPOT, "a", "big")
     alone.notice("b", 300.0, confidence=Confidence.REPORTED)
-    assert alone.fleet.by_id["b"].doomed is not None
+    assert alone.fleet.by_id["b"].notice is not None
 
 
 def test_silent_nodes_go_for_no_more_units_than_became_ready() -> None:

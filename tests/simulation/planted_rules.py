@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,9 +19,18 @@ from orchestrator.daemon.pool_run import PoolRun
 from orchestrator.journal.sqlite import SqliteFile
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.shared import SharedLease
-from policies import at_work, budget, drain, facts, failsafe, fleet, interruption, invariants, prices, trials
-from policies.at_work import AtWork
+from policies import (
+    budget,
+    drain,
+    failsafe,
+    interruption,
+    invariants,
+    observations,
+    prices,
+    trials,
+)
 from policies.events import NodeGone
+from policies.evidence import Balancer, Condition, Routing, Status
 from policies.limits import Budget
 from policies.model import Confidence
 from policies.placement import Scorer
@@ -53,15 +63,20 @@ def _all(*patches: Patch) -> Iterator[None]:
 
 
 believes_provider_clock: Patch = instead(
-    facts, "_seen", lambda now, instance, intent, *, real=facts._seen: real(now, instance, None)
+    observations, "_seen", lambda now, instance, intent, *, real=observations._seen: real(now, instance, None)
 )
 """A launch is dated by the provider's clock, on a host whose own is wrong."""
 
-adopts_strangers: Patch = instead(facts, "stranger", lambda pool, memory, instance: False)
+
+def _known(holds: bool) -> Condition:
+    return Condition(status=Status.TRUE if holds else Status.FALSE)
+
+
+adopts_strangers: Patch = instead(observations, "ours", lambda pool, memory, instance: _known(True))
 """What carries the pool's tag is the pool's."""
 
 collects_nothing: Patch = instead(
-    facts, "stranger", lambda pool, memory, instance: instance.token not in memory.intents
+    observations, "ours", lambda pool, memory, instance: _known(instance.token in memory.intents)
 )
 """No garbage collection: what was launched and is not remembered is left running."""
 
@@ -76,7 +91,7 @@ def _any_hidden(sight: Sight, region: str, *, real: Callable[[Sight, str], str] 
 one_silent_region_freezes_all: Patch = instead(Sight, "hidden", _any_hidden)
 """Where one region cannot be listed nothing is launched or ended anywhere."""
 
-drains_are_over_at_once: Patch = instead(drain, "finished", lambda rules, world, node: node.drain is not None)
+drains_are_over_at_once: Patch = instead(drain, "finished", lambda rules, node: node.drain is not None)
 """A node is ended as soon as it drains."""
 
 doomed_nodes_never_drain: Patch = instead(drain, "begins_now", lambda *_, **__: False)
@@ -134,7 +149,7 @@ takes_out_what_it_likes: Patch = partial(
     _all,
     _checks_no_plan,
     instead(
-        failsafe, "_deadline", lambda node, begun: None if node.answers and node.doomed is None else 1e12
+        failsafe, "_deadline", lambda node, begun: None if node.answers and node.notice is None else 1e12
     ),
 )
 """Beyond the lease whatever is silent is taken out, with a notice or without."""
@@ -142,13 +157,13 @@ takes_out_what_it_likes: Patch = partial(
 two_daemons_write_the_journal: Patch = instead(SqliteFile, "keep_out", lambda self, db, epoch: None)
 """A daemon whose lease was taken does nothing more, but writes what it sees into the other's journal."""
 
-ends_what_serves: Patch = instead(AtWork, "why_it_stays", lambda *_: "")
+ends_what_serves: Patch = instead(drain, "why_it_stays", lambda node: "")
 """A node is ended on an acknowledgement alone."""
 
 silence_is_loss: Patch = partial(
     _all,
-    *(instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, at_work)),
-    instead(AtWork, "_targets", {}),
+    *(instead(Routing, word, frozenset()) for word in ("finds_healthy", "surely_healthy")),
+    instead(Balancer, "silence_of", lambda self, node, since: math.inf),
 )
 """What this host cannot reach is lost, whatever the balancers say."""
 
@@ -175,11 +190,11 @@ takes_up_anything: Patch = instead(
 
 forgets_nothing: Patch = partial(
     _all,
-    instead(facts, "_missing", lambda *_: []),
+    instead(observations, "_missing", lambda *_: []),
     instead(
-        facts,
+        observations,
         "_known",
-        lambda *args, real=facts._known: [e for e in real(*args) if not isinstance(e, NodeGone)],
+        lambda *args, real=observations._known: [e for e in real(*args) if not isinstance(e, NodeGone)],
     ),
 )
 """A node that has ended stays in memory for ever."""

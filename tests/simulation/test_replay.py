@@ -76,7 +76,7 @@ def test_the_turn_that_ended_the_daemon_is_on_its_journal(
     drain = swap.drain_noticed
 
     def raises_when_doomed(turn: Turn) -> None:
-        if any(node.doomed is not None for node in turn.fleet.nodes):
+        if any(node.notice is not None for node in turn.fleet.nodes):
             raise LookupError("nobody thought of this")
         drain(turn)
 

@@ -247,7 +247,7 @@ class RealPool:
             return (
                 len(nodes) == view["serving"] == view["wanted"]
                 and view["spot_ready"] == view["spot_wanted"]
-                and all(n["phase"] == "ready" and "doomed" not in n["conditions"] for n in nodes)
+                and all(n["phase"] == "ready" and "noticed" not in n["conditions"] for n in nodes)
             )
 
         await stack.until(f"{self.name} is whole", wanted, patience=patience)

@@ -238,3 +238,8 @@ class Scene:
     def plan(self) -> Plan:
         """The whole decision."""
         return decide(self.pool, self.world, self.memory)
+
+
+def noticed(pool: Pool, world: World, memory: Memory) -> dict[str, Notice]:
+    """By node, the notices that are believed."""
+    return {n.id: n.notice for n in Fleet.of(pool, world, memory).nodes if n.notice is not None}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from policies.actions import Alarm, Cause, Drain, Launch, Start, Stop, Terminate, Undrain
-from policies.interruption import doom
 from policies.model import (
     Confidence,
     InstanceState,
@@ -15,6 +14,7 @@ from policies.model import (
     TargetState,
 )
 from policies.records import Memory
+from tests.support.scene import noticed
 from tests.support.toy_cloud import Check, Machine, ToyCloud, Turn
 from tests.support.toy_pools import ENDED
 
@@ -175,7 +175,7 @@ def check_failsafe(toy: ToyCloud, turn: Turn) -> None:
     """Beyond the lease no target enters, and none leaves without a notice that is believed."""
     if turn.world.failsafe_since is None:
         return
-    doomed = doom(turn.pool, turn.world, turn.memory)
+    doomed = noticed(turn.pool, turn.world, turn.memory)
     healthy = {t.id for t in turn.world.balancers["gw"].value if t.state is TargetState.HEALTHY}
     out = {t.id for t in turn.plan.targets if t.phase is TargetPhase.DRAINING}
     assert out <= doomed.keys(), "a target would leave without a notice"

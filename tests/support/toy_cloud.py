@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from policies import facts, gpu_health, outdated
+from policies import gpu_health, observations, outdated
 from policies.actions import Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.budget import ask_of, in_effect
 from policies.decide import decide
@@ -272,9 +272,9 @@ class ToyCloud:
         heard, self.arriving = self.arriving, []
         self.happen(*heard)
         world = self._world()
-        self.happen(*facts.changes(self.pool, world, self.memory))
+        self.happen(*observations.changes(self.pool, world, self.memory))
         fleet = Fleet.of(self.pool, world, self.memory)
-        self.happen(*facts.whole(self.pool, world, self.memory, fleet))
+        self.happen(*observations.whole(self.pool, world, self.memory, fleet))
         self.happen(*gpu_health.news(self.pool, world, fleet, self.memory))
         self.happen(*outdated.news(self.pool, world, fleet, self.memory))
         world = replace(world, grant=self.share(ask_of(fleet, world, self.memory)))

@@ -464,7 +464,7 @@ def _as_wanted(pool: PoolView) -> bool:
     return (
         len(pool["nodes"]) == pool["wanted"] == pool["ready"] == pool["serving"]
         and pool["spot_ready"] == pool["spot_wanted"]
-        and not any(n["phase"] in MOVING or "doomed" in n["conditions"] for n in pool["nodes"])
+        and not any(n["phase"] in MOVING or "noticed" in n["conditions"] for n in pool["nodes"])
     )
 
 

@@ -15,9 +15,9 @@ from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.clock import SystemClock
 from cloud.ports import EngineCommand, LaunchRequest
 from policies.events import NodeSeen, NoticeSeen
-from policies.interruption import doom
 from policies.memory import Memory, reduce
 from policies.model import Confidence, InstanceState, Market, NoticeKind, Observed, Placement, Pool, World
+from tests.support.scene import noticed
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ async def test_each_source_alone_hears_of_a_reclaim_and_together_they_doom_the_n
     )
     memory = reduce(Memory(), seen, *(NoticeSeen(at=clock.now(), notice=n) for n in heard for _ in range(3)))
     world = World(now=clock.now(), regions={"": Observed(value=(node,), at=clock.now())})
-    believed = doom(Pool(name="pool", replicas=1), world, memory)
+    believed = noticed(Pool(name="pool", replicas=1), world, memory)
     assert set(believed) == {node.id}
     assert believed[node.id].confidence is confirmed
     assert len(memory.nodes[node.id].notices) == 3

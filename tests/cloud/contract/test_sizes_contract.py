@@ -8,7 +8,6 @@ from cloud.ports import EngineCommand, LaunchRequest
 from policies.actions import Attach, Launch
 from policies.decide import decide
 from policies.events import DaemonStarted, IntentOpened, NodeReady, PoolConfigured
-from policies.facts import changes
 from policies.fleet import Fleet
 from policies.memory import Memory, reduce
 from policies.model import (
@@ -21,6 +20,7 @@ from policies.model import (
     Pool,
     World,
 )
+from policies.observations import changes
 
 pytestmark = pytest.mark.slow
 

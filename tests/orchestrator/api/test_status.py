@@ -551,7 +551,7 @@ def test_a_node_is_shown_with_its_reason() -> None:
     node = dots(status.node_view(snapshot, snapshot.fleet.by_id["s1"]))
     assert (node.id, node.market, node.zone, node.phase) == ("s1", "spot", "a", "ready")
     assert (node.in_flight, node.running, node.target, node.attached) == (3, 3, "healthy", True)
-    assert node.conditions == ["noticed", "doomed", "attached"]
+    assert node.conditions == ["noticed", "attached"]
     assert node.why.startswith("interruption notice (feed), reclaim in 84 s")
     assert node.age_s == 1000.0
 

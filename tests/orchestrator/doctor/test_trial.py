@@ -18,7 +18,7 @@ from orchestrator.doctor import reach
 from orchestrator.doctor.findings import State
 from orchestrator.doctor.trial import Trial
 from orchestrator.doctor.try_node import allowed, by_hand
-from policies import facts
+from policies.evidence import ours
 from policies.memory import Memory
 from policies.model import Ending, Instance, InstanceState, Limits, Market, Offering, Placement, Pool
 
@@ -170,7 +170,7 @@ async def test_no_daemon_takes_the_node_for_its_own(stand):
     (machine,) = stand.cloud.machines.values()
     assert machine.pool == "llama"
     for name in ("llama", "try-node"):
-        assert facts.stranger(Pool(name=name, replicas=1), Memory(), machine)
+        assert not ours(Pool(name=name, replicas=1), Memory(), machine).holds
 
 
 async def test_what_it_cost_is_told(stand):

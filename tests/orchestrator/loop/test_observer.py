@@ -10,7 +10,9 @@ from observer_rig import Play, Watch, machine, watch
 from cloud.errors import CloudError, Throttled, Uncertain
 from orchestrator.loop.observer import Pace
 from orchestrator.simulation.virtual_time import VirtualClock
+from policies.fleet import Fleet
 from policies.gpu_readings import NodeGpus, Xid
+from policies.memory import Memory
 from policies.model import (
     InstanceState,
     Pool,
@@ -476,9 +478,13 @@ def test_a_gateway_that_falls_silent_is_unread_well_within_ten_seconds(
     """At the paces that a daemon has; and read again soon after it answers. One look may be lost."""
     pool = Pool(name="p", replicas=1)
 
+    def away(w: Watch) -> bool:
+        world = w.world()
+        return unread(Fleet.of(pool, world, Memory()), world, "gw")
+
     async def until(w: Watch, *, silent: bool) -> float:
         began = w.clock.now()
-        while unread(pool, w.world(), "gw") is not silent:
+        while away(w) is not silent:
             await w.clock.sleep(0.1)
         return w.clock.now() - began
 
@@ -499,7 +505,7 @@ def test_a_gateway_that_falls_silent_is_unread_well_within_ten_seconds(
         w.port.slow.clear()
         w.port.fails.clear()
         for _ in range(100):
-            assert not unread(pool, w.world(), "gw")
+            assert not away(w)
             await w.clock.sleep(0.1)
 
     watch(play, work, targets=Pace().targets, in_path=True)

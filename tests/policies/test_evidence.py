@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from policies.actions import Cause, Terminate
-from policies.at_work import AtWork
+from policies.drain import why_it_stays
 from policies.model import EngineReading, InstanceState, Observed, Pool, Target, TargetPhase, TargetState
 from tests.support.scene import Scene
 from tests.support.toy_pools import of_kind
@@ -18,7 +18,12 @@ EARLIER = "p/6/1"
 
 
 def why(here: Scene, node: str = "x") -> str:
-    return AtWork(here.pool, here.world, here.memory).why_it_stays(here.fleet.by_id[node])
+    return why_it_stays(here.fleet.by_id[node])
+
+
+def dead_in(here: Scene, times: float = 1.0) -> bool:
+    """All who may tell find node x silent, for so many times as long as it takes to replace a node."""
+    return here.fleet.by_id["x"].reachable.fails(times * here.pool.health.replace_after)
 
 
 def out(**node: Any) -> Any:
@@ -96,7 +101,7 @@ def test_a_node_is_dead_when_balancers_that_have_it_found_it_silent_for_as_long(
         here.shown["x"] = Target(id="x", address="x:1", state=state, failing_since=since)
 
     def found(times: float = 1.0) -> bool:
-        return AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"], times)
+        return dead_in(here, times)
 
     assert found() is dead
     assert not found(2.1)
@@ -108,12 +113,11 @@ def test_a_node_is_dead_when_balancers_that_have_it_found_it_silent_for_as_long(
 def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(turned: TargetState | None) -> None:
     """It finds it neither healthy nor the opposite until it has the set again: restarted, or edited."""
     here = silent(Scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0), 600.0)
-    node = here.fleet.by_id["x"]
-    assert AtWork(here.pool, here.world, here.memory).dead(node)
+    assert dead_in(here)
     del here.shown["x"]
     if turned is not None:
         here.shown["x"] = Target(id="x", address="x:1", state=turned)
-    assert not AtWork(here.pool, here.world, here.memory).dead(node)
+    assert not dead_in(here)
     assert [t.id for t in here.plan().targets] == ["x"]
 
 
@@ -127,13 +131,13 @@ def test_a_balancer_that_is_told_to_send_a_node_requests_does_not_tell_that_it_i
     here = silent(Scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0, serving=False), 600.0)
     if state is not None:
         here.shown["x"] = Target(id="x", address="x:1", state=state, failing_since=here.now - 600.0)
-    assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"])
+    assert dead_in(here)
     here.settings["writing"] = {"gw": ("x",)}
-    assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"]) is dead
+    assert dead_in(here) is dead
     here.settings["writing"] = {}
     here.held["x"] = TargetPhase.ACTIVE
     unread(here, here.now - 51.0)  # it took the set 50 s ago
-    assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"]) is dead
+    assert dead_in(here) is dead
 
 
 def test_a_dead_node_leaves_the_target_sets_first() -> None:

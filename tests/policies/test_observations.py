@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies import facts
+from policies import observations
 from policies.actions import ActionKind, Cause
 from policies.events import (
     GoneCause,
@@ -42,7 +42,7 @@ ON_DEMAND = Market.ON_DEMAND
 
 
 def changes(here: Scene) -> tuple[Any, ...]:
-    return facts.changes(here.pool, here.world, here.memory)
+    return observations.changes(here.pool, here.world, here.memory)
 
 
 def test_a_picture_that_is_known_says_nothing() -> None:
@@ -261,7 +261,7 @@ def test_whole_is_told_once_and_for_the_number_that_is_wanted_now() -> None:
     here = Scene(whole_at=None).nodes(4)
 
     def whole() -> tuple[Any, ...]:
-        return facts.whole(here.pool, here.world, here.memory, here.fleet)
+        return observations.whole(here.pool, here.world, here.memory, here.fleet)
 
     assert whole() == (PoolWhole(at=here.now),)
     here.fields["whole_at"] = 1.0
@@ -320,7 +320,7 @@ def test_one_that_has_ended_stays_so_in_an_older_list(ended: bool) -> None:
     assert "x" not in memory.nodes
     here.node("x")
     here.instances["x"] = replace(here.instances["x"], token=f"{here.pool.name}/7/1")
-    again = [e.node for e in facts.changes(here.pool, here.world, memory) if isinstance(e, NodeSeen)]
+    again = [e.node for e in observations.changes(here.pool, here.world, memory) if isinstance(e, NodeSeen)]
     assert again == ([] if ended else ["x"])
 
 
