@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from policies.actions import Cause
 from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
-from policies.draft import Draft
+from policies.memory_builder import MemoryBuilder
 from policies.records import AdapterCall, AdapterRecord, OperatorRequest
 from policies.value import replace
 
@@ -30,19 +30,19 @@ def due(call: AdapterCall, now: float, patience: float) -> bool:
     return now - call.asked_at >= pause
 
 
-def asked(draft: Draft, event: AdapterAsked) -> None:
+def asked(builder: MemoryBuilder, event: AdapterAsked) -> None:
     """A call is about to be made, for the first time or again."""
-    known = _of(draft, event.node, event.adapter)
+    known = _of(builder, event.node, event.adapter)
     call = known.call
     again = call is not None and call.load is event.load
     attempts = call.attempts + 1 if call is not None and again else 1
     asked = AdapterCall(load=event.load, asked_at=event.at, attempts=attempts, reason=event.reason)
-    _put(draft, event.node, replace(known, call=asked), event.at)
+    _put(builder, event.node, replace(known, call=asked), event.at)
 
 
-def answered(draft: Draft, event: AdapterAnswered) -> None:
+def answered(builder: MemoryBuilder, event: AdapterAnswered) -> None:
     """A call came back."""
-    known = _of(draft, event.node, event.adapter)
+    known = _of(builder, event.node, event.adapter)
     call = known.call
     if not event.failure:
         found = AdapterRecord(adapter=event.adapter, held=event.load, since=event.at)
@@ -51,38 +51,38 @@ def answered(draft: Draft, event: AdapterAnswered) -> None:
     else:
         held = known.held and (event.load or event.certain)
         found = replace(known, held=held, call=replace(call, failure=event.failure))
-    _put(draft, event.node, found, event.at)
+    _put(builder, event.node, found, event.at)
 
 
-def lost(draft: Draft, event: AdapterLost) -> None:
+def lost(builder: MemoryBuilder, event: AdapterLost) -> None:
     """It is not there."""
-    _put(draft, event.node, AdapterRecord(adapter=event.adapter, held=False, since=event.at), event.at)
+    _put(builder, event.node, AdapterRecord(adapter=event.adapter, held=False, since=event.at), event.at)
 
 
-def outdated(draft: Draft, event: NodeOutdated) -> None:
+def outdated(builder: MemoryBuilder, event: NodeOutdated) -> None:
     """A node is to go once its replacement is ready; what an operator or a GPU asked for comes first."""
-    record = draft.get("nodes").get(event.node)
+    record = builder.get("nodes").get(event.node)
     if record is not None and record.operator is None:
         request = OperatorRequest(
             since=event.at, budget=event.budget, reason=event.reason, cause=Cause.OUTDATED
         )
-        draft.node(event.node, operator=request)
+        builder.node(event.node, operator=request)
     if event.again:
-        draft.set("started_with", replace(draft.get("started_with"), again_at=event.at))
+        builder.set("started_with", replace(builder.get("started_with"), again_at=event.at))
 
 
-def current(draft: Draft, event: NodeCurrent) -> None:
+def current(builder: MemoryBuilder, event: NodeCurrent) -> None:
     """It need not go."""
-    record = draft.get("nodes").get(event.node)
+    record = builder.get("nodes").get(event.node)
     if record is not None and record.operator is not None and record.operator.cause is Cause.OUTDATED:
-        draft.node(event.node, operator=None)
+        builder.node(event.node, operator=None)
 
 
-def restarted(draft: Draft) -> None:
+def restarted(builder: MemoryBuilder) -> None:
     """The daemon that made the calls is gone: none of them will come back."""
-    for node, record in [*draft.get("nodes").items()]:
+    for node, record in [*builder.get("nodes").items()]:
         if any(a.call is not None and not a.call.failure for a in record.adapters):
-            draft.node(node, adapters=tuple(map(_unanswered, record.adapters)))
+            builder.node(node, adapters=tuple(map(_unanswered, record.adapters)))
 
 
 def _unanswered(record: AdapterRecord) -> AdapterRecord:
@@ -91,14 +91,14 @@ def _unanswered(record: AdapterRecord) -> AdapterRecord:
     return replace(record, call=replace(record.call, failure="the daemon that asked has ended"))
 
 
-def _of(draft: Draft, node: str, adapter: str) -> AdapterRecord:
-    record = draft.get("nodes").get(node)
+def _of(builder: MemoryBuilder, node: str, adapter: str) -> AdapterRecord:
+    record = builder.get("nodes").get(node)
     known = () if record is None else record.adapters
     return next((a for a in known if a.adapter == adapter), AdapterRecord(adapter=adapter))
 
 
-def _put(draft: Draft, node: str, changed: AdapterRecord, at: float) -> None:
-    record = draft.get("nodes").get(node)
+def _put(builder: MemoryBuilder, node: str, changed: AdapterRecord, at: float) -> None:
+    record = builder.get("nodes").get(node)
     if record is None:
         return
     others = (
@@ -106,4 +106,4 @@ def _put(draft: Draft, node: str, changed: AdapterRecord, at: float) -> None:
         for a in record.adapters
         if a.adapter != changed.adapter and (a.held or a.call is not None or at - a.since < _UNLOADED_FOR)
     )
-    draft.node(node, adapters=tuple(sorted((*others, changed), key=lambda a: a.adapter)))
+    builder.node(node, adapters=tuple(sorted((*others, changed), key=lambda a: a.adapter)))

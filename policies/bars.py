@@ -29,8 +29,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Set
 
 from policies.actions import ActionKind, Alarm, Cause
-from policies.draft import Draft
 from policies.events import Resumed
+from policies.memory_builder import MemoryBuilder
 from policies.model import HealthRules, Market, Offering, Placement, Pool
 from policies.records import Bar, FailedBoot, Intent, Memory, NodeRecord
 from policies.remedies import remedy
@@ -58,33 +58,33 @@ def words(key: Key) -> str:
 # -- what memory learns ------------------------------------------------------------------------------
 
 
-def denied(draft: Draft, placement: Placement, at: float, why: str, *, since: float) -> None:
+def denied(builder: MemoryBuilder, placement: Placement, at: float, why: str, *, since: float) -> None:
     """A launch was not allowed, or asked for what cannot be: there, where others were accepted `since` it was
     asked for, else in the whole market."""
-    if _works_elsewhere(draft, placement, since):
-        draft.bad_news("refusals", placement, at)
+    if _works_elsewhere(builder, placement, since):
+        builder.bad_news("refusals", placement, at)
     else:
-        _news(draft, placement, at, why, denied=True)
+        _news(builder, placement, at, why, denied=True)
 
 
-def _works_elsewhere(draft: Draft, placement: Placement, since: float) -> bool:
+def _works_elsewhere(builder: MemoryBuilder, placement: Placement, since: float) -> bool:
     """Another place of the market took a launch that was asked for no earlier than this one."""
-    open_ones = (i for i in draft.get("intents").values() if i.accepted_at is not None)
+    open_ones = (i for i in builder.get("intents").values() if i.accepted_at is not None)
     taken = [(i.placement, i.at) for i in open_ones if i.placement is not None]
-    taken += [(n.placement, n.launched_at) for n in draft.get("nodes").values()]
+    taken += [(n.placement, n.launched_at) for n in builder.get("nodes").values()]
     return any(
         place != placement and key_of(place) == key_of(placement) and at >= since for place, at in taken
     )
 
 
-def faulted(draft: Draft, placement: Placement, at: float, why: str) -> None:
+def faulted(builder: MemoryBuilder, placement: Placement, at: float, why: str) -> None:
     """A fault ended a machine before it was ready."""
-    _news(draft, placement, at, why, denied=False)
+    _news(builder, placement, at, why, denied=False)
 
 
-def _news(draft: Draft, placement: Placement, at: float, why: str, *, denied: bool) -> None:
+def _news(builder: MemoryBuilder, placement: Placement, at: float, why: str, *, denied: bool) -> None:
     """What fails while a pause lasts belongs to it: a wave of launches is one pause."""
-    bars, key = draft.mapping("bars"), key_of(placement)
+    bars, key = builder.mapping("bars"), key_of(placement)
     known: Bar | None = bars.get(key)
     if known is None:
         places = (placement,) if denied else ()
@@ -102,46 +102,46 @@ def _news(draft: Draft, placement: Placement, at: float, why: str, *, denied: bo
     )
 
 
-def accepted(draft: Draft, intent: Intent, placement: Placement, at: float) -> None:
+def accepted(builder: MemoryBuilder, intent: Intent, placement: Placement, at: float) -> None:
     """A launch was taken: it is allowed. Whether its machine starts is another matter.
 
     What was not allowed elsewhere in the market after this was asked for was a fault of that place: it counts
     as refused there. One that tries the market after a pause tells only that it is open again.
     """
     key = key_of(placement)
-    bar: Bar | None = draft.get("bars").get(key)
+    bar: Bar | None = builder.get("bars").get(key)
     if bar is None or not bar.denied:
         return
     for place in bar.places:
         if place != placement and intent.at <= bar.at:
-            draft.bad_news("refusals", place, at)
+            builder.bad_news("refusals", place, at)
     if bar.boots:
-        draft.mapping("bars")[key] = replace(bar, denied=False, places=())
+        builder.mapping("bars")[key] = replace(bar, denied=False, places=())
     else:
-        draft.mapping("bars").pop(key)
+        builder.mapping("bars").pop(key)
 
 
-def ready(draft: Draft, record: NodeRecord) -> None:
+def ready(builder: MemoryBuilder, record: NodeRecord) -> None:
     """A node became ready there. That of one launched before says nothing of what is allowed since."""
     key = key_of(record.placement)
-    bar: Bar | None = draft.get("bars").get(key)
+    bar: Bar | None = builder.get("bars").get(key)
     if bar is not None and (not bar.denied or record.launched_at >= bar.at):
-        draft.mapping("bars").pop(key)
+        builder.mapping("bars").pop(key)
 
 
-def resumed(draft: Draft, event: Resumed) -> None:
+def resumed(builder: MemoryBuilder, event: Resumed) -> None:
     """Somebody says that what was wrong is mended, or wants it tried.
 
     What began to boot before tells nothing of that, however its boot ends.
     """
-    draft.set("resumed_at", event.at)
-    draft.set("pause", None)
-    draft.set("failed_starts", 0)
-    draft.set("bars", {})
-    draft.set("boot_failures", {})
-    for node, record in [*draft.get("nodes").items()]:
+    builder.set("resumed_at", event.at)
+    builder.set("pause", None)
+    builder.set("failed_starts", 0)
+    builder.set("bars", {})
+    builder.set("boot_failures", {})
+    for node, record in [*builder.get("nodes").items()]:
         if record.denied_at is not None:
-            draft.node(node, denied_at=None)
+            builder.node(node, denied_at=None)
 
 
 # -- what follows from it ----------------------------------------------------------------------------

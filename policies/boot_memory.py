@@ -11,17 +11,17 @@ Example:
     >>> from policies.model import Market, Placement
     >>> from policies.records import Memory
     >>> place = Placement("aws", "us-east-1", "us-east-1a", "g6.xlarge", Market.SPOT)
-    >>> draft = Draft(Memory())
-    >>> failed(draft, BootFailed(at=1.0, node="i-1", placement=place, why="not ready", console="no space"))
-    >>> failed(draft, BootFailed(at=2.0, node="i-1", placement=place, why="not ready"))
-    >>> [(boot.node, boot.console) for boot in draft.done().failed_boots]
+    >>> builder = MemoryBuilder(Memory())
+    >>> failed(builder, BootFailed(at=1.0, node="i-1", placement=place, why="not ready", console="no space"))
+    >>> failed(builder, BootFailed(at=2.0, node="i-1", placement=place, why="not ready"))
+    >>> [(boot.node, boot.console) for boot in builder.done().failed_boots]
     [('i-1', 'no space')]
 """
 
 from __future__ import annotations
 
-from policies.draft import Draft
 from policies.events import BootFailed
+from policies.memory_builder import MemoryBuilder
 from policies.records import FailedBoot
 
 BOOTS_KEPT = 8
@@ -31,9 +31,9 @@ CONSOLE_LINES, CONSOLE_BYTES = 40, 4096
 """What is kept of the console of a failed boot at most."""
 
 
-def failed(draft: Draft, event: BootFailed) -> None:
+def failed(builder: MemoryBuilder, event: BootFailed) -> None:
     """A boot failed."""
-    known: tuple[FailedBoot, ...] = draft.get("failed_boots")
+    known: tuple[FailedBoot, ...] = builder.get("failed_boots")
     before = next((boot.console for boot in known if boot.node == event.node), "")
     boot = FailedBoot(
         at=event.at,
@@ -43,4 +43,4 @@ def failed(draft: Draft, event: BootFailed) -> None:
         console=event.console or before,
     )
     others = tuple(other for other in known if other.node != event.node)
-    draft.set("failed_boots", (*others, boot)[-BOOTS_KEPT:])
+    builder.set("failed_boots", (*others, boot)[-BOOTS_KEPT:])

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from policies import bars
 from policies.actions import ActionKind, Cause
-from policies.draft import Draft
 from policies.events import IntentClosed, IntentOpened, Outcome
+from policies.memory_builder import MemoryBuilder
 from policies.model import Placement, StandbyKind
 from policies.records import Intent
 from policies.value import replace
@@ -33,9 +33,9 @@ _OF_NO_USE = (Outcome.DENIED, Outcome.MISCONFIGURED)
 """Asking again does not help before somebody has changed something."""
 
 
-def opened(draft: Draft, event: IntentOpened) -> None:
+def opened(builder: MemoryBuilder, event: IntentOpened) -> None:
     """A call is about to be made, for the first time or again."""
-    intents = draft.mapping("intents")
+    intents = builder.mapping("intents")
     known = intents.get(event.token)
     intents[event.token] = Intent(
         token=event.token,
@@ -54,57 +54,57 @@ def opened(draft: Draft, event: IntentOpened) -> None:
         reason=event.reason,
     )
     if known is None and event.kind is ActionKind.LAUNCH:
-        draft.set("serial", draft.get("serial") + 1)
-        launches = draft.launches()
+        builder.set("serial", builder.get("serial") + 1)
+        launches = builder.launches()
         if launches and event.at - launches[0] >= LAUNCH_WINDOW:
             launches[:] = [t for t in launches if event.at - t < LAUNCH_WINDOW]
         launches.append(event.at)
     if known is None and event.kind is ActionKind.START:
-        draft.node(event.node, standby=None, started_at=event.at, ready_at=None)
-    if event.replaces in draft.get("nodes"):
-        draft.open_swap(event.replaces, Cause.NOTICE, event.at)
-    draft.pair(event.replaces, event.node or event.token)
+        builder.node(event.node, standby=None, started_at=event.at, ready_at=None)
+    if event.replaces in builder.get("nodes"):
+        builder.open_swap(event.replaces, Cause.NOTICE, event.at)
+    builder.pair(event.replaces, event.node or event.token)
 
 
-def closed(draft: Draft, event: IntentClosed) -> None:
+def closed(builder: MemoryBuilder, event: IntentClosed) -> None:
     """A call came back."""
-    intent: Intent | None = draft.get("intents").get(event.token)
+    intent: Intent | None = builder.get("intents").get(event.token)
     if intent is None:
-        _closed_late(draft, event)
+        _closed_late(builder, event)
         return
-    intents = draft.mapping("intents")
+    intents = builder.mapping("intents")
     if event.outcome is Outcome.DONE:
         node = event.node or intent.node
         intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, landed=True, node=node)
         if intent.placement is not None:
-            bars.accepted(draft, intent, intent.placement, event.at)
+            bars.accepted(builder, intent, intent.placement, event.at)
         return
     if event.outcome in _OF_NO_USE and intent.placement is not None:
-        bars.denied(draft, intent.placement, event.at, event.detail, since=intent.at)
+        bars.denied(builder, intent.placement, event.at, event.detail, since=intent.at)
     landed = intent.landed or event.outcome is Outcome.UNCERTAIN
     if _asked_again(intent, event, landed=landed):
         throttled = intent.throttled + (event.outcome is Outcome.THROTTLED)
         intents[event.token] = replace(intent, unanswered=True, landed=landed, throttled=throttled)
         return
     intents.pop(event.token)
-    draft.unpair(event.token)
+    builder.unpair(event.token)
     placement = intent.placement
-    if intent.kind is ActionKind.START and intent.node in draft.get("nodes"):
+    if intent.kind is ActionKind.START and intent.node in builder.get("nodes"):
         # The standby did not start: it is a standby again, and its placement is avoided for a while.
-        draft.unpair(intent.node)
+        builder.unpair(intent.node)
         denied_at = event.at if event.outcome in _OF_NO_USE else None
-        draft.node(intent.node, standby=StandbyKind.STOPPED, denied_at=denied_at)
-        placement = draft.get("nodes")[intent.node].placement
+        builder.node(intent.node, standby=StandbyKind.STOPPED, denied_at=denied_at)
+        placement = builder.get("nodes")[intent.node].placement
     if placement is not None:
-        _failed(draft, event, placement, since=intent.at)
+        _failed(builder, event, placement, since=intent.at)
 
 
-def _closed_late(draft: Draft, event: IntentClosed) -> None:
+def _closed_late(builder: MemoryBuilder, event: IntentClosed) -> None:
     """A call was made again and came back once the machine of the first one was seen. That it was not allowed
     holds for the launches after it."""
     if event.outcome in _OF_NO_USE:
-        for record in [r for r in draft.get("nodes").values() if r.token == event.token]:
-            bars.denied(draft, record.placement, event.at, event.detail, since=record.launched_at)
+        for record in [r for r in builder.get("nodes").values() if r.token == event.token]:
+            bars.denied(builder, record.placement, event.at, event.detail, since=record.launched_at)
 
 
 def _asked_again(intent: Intent, event: IntentClosed, *, landed: bool) -> bool:
@@ -122,14 +122,14 @@ def _asked_again(intent: Intent, event: IntentClosed, *, landed: bool) -> bool:
     return False
 
 
-def _failed(draft: Draft, event: IntentClosed, placement: Placement, *, since: float) -> None:
+def _failed(builder: MemoryBuilder, event: IntentClosed, placement: Placement, *, since: float) -> None:
     """What a call that is given up says of the placement. `since`: when it was asked for first."""
     match event.outcome:
         case Outcome.QUOTA:
-            draft.mapping("quota_at")[placement] = event.at
-            draft.spot_lost(placement, event.at)
+            builder.mapping("quota_at")[placement] = event.at
+            builder.spot_lost(placement, event.at)
         case Outcome.DIED:
-            draft.boot_failed(placement, event.at, since=since)
-            bars.faulted(draft, placement, event.at, event.detail)
+            builder.boot_failed(placement, event.at, since=since)
+            bars.faulted(builder, placement, event.at, event.detail)
         case Outcome.REFUSED | Outcome.FAILED:
-            draft.refused(placement, event.at)
+            builder.refused(placement, event.at)

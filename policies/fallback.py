@@ -30,8 +30,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 
-from policies.draft import Draft
 from policies.events import CapNear, CapReached, FallbackBegan, FallbackEnded, ProviderBack, ProviderFailing
+from policies.memory_builder import MemoryBuilder
 from policies.records import CapRecord, FallbackRecord, Memory
 from policies.value import replace, value
 
@@ -242,9 +242,9 @@ def _paid_last(look: Look, route: RouteLook) -> str:
 # -- memory ----------------------------------------------------------------------------------------------
 
 
-def began(draft: Draft, event: FallbackBegan) -> None:
+def began(builder: MemoryBuilder, event: FallbackBegan) -> None:
     """A provider stands in on a route."""
-    draft.mapping("fallbacks")[event.route] = FallbackRecord(
+    builder.mapping("fallbacks")[event.route] = FallbackRecord(
         provider=event.provider,
         since=event.since,
         day=event.day,
@@ -253,26 +253,26 @@ def began(draft: Draft, event: FallbackBegan) -> None:
     )
 
 
-def ended(draft: Draft, event: FallbackEnded) -> None:
+def ended(builder: MemoryBuilder, event: FallbackEnded) -> None:
     """No provider stands in on it."""
-    if event.route in draft.get("fallbacks"):
-        draft.mapping("fallbacks").pop(event.route)
+    if event.route in builder.get("fallbacks"):
+        builder.mapping("fallbacks").pop(event.route)
 
 
-def failing(draft: Draft, event: ProviderFailing) -> None:
+def failing(builder: MemoryBuilder, event: ProviderFailing) -> None:
     """A provider fails."""
-    draft.mapping("failing")[event.provider] = event.since
+    builder.mapping("failing")[event.provider] = event.since
 
 
-def back(draft: Draft, event: ProviderBack) -> None:
+def back(builder: MemoryBuilder, event: ProviderBack) -> None:
     """It answers again."""
-    if event.provider in draft.get("failing"):
-        draft.mapping("failing").pop(event.provider)
+    if event.provider in builder.get("failing"):
+        builder.mapping("failing").pop(event.provider)
 
 
-def cap_told(draft: Draft, event: CapNear | CapReached) -> None:
+def cap_told(builder: MemoryBuilder, event: CapNear | CapReached) -> None:
     """What was reported of a cap; those of days before are forgotten."""
-    caps = draft.mapping("caps")
+    caps = builder.mapping("caps")
     for about in [about for about, record in caps.items() if record.day < event.day]:
         caps.pop(about)
     caps[event.about] = CapRecord(day=event.day, reached=isinstance(event, CapReached))

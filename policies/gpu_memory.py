@@ -10,8 +10,8 @@ Example: a node that an operator has cordoned breaks: it goes at once, and not w
 from __future__ import annotations
 
 from policies.actions import Cause
-from policies.draft import Draft
 from policies.events import GpuAcquitted, GpuCondemned
+from policies.memory_builder import MemoryBuilder
 from policies.records import Condemned, OperatorRequest
 
 KEPT_FOR = 86_400.0
@@ -21,22 +21,22 @@ KEPT = 64
 """Entries that are remembered at most."""
 
 
-def condemned(draft: Draft, event: GpuCondemned) -> None:
+def condemned(builder: MemoryBuilder, event: GpuCondemned) -> None:
     """A node is to go, at once or when its replacement is ready."""
-    record = draft.get("nodes").get(event.node)
+    record = builder.get("nodes").get(event.node)
     if record is None:
         return
     entry = Condemned(at=event.at, node=event.node, reason=event.reason, fault=bool(event.remedy))
-    lately = (c for c in draft.get("condemned") if event.at - c.at < KEPT_FOR)
-    draft.set("condemned", (*lately, entry)[-KEPT:])
+    lately = (c for c in builder.get("condemned") if event.at - c.at < KEPT_FOR)
+    builder.set("condemned", (*lately, entry)[-KEPT:])
     if record.operator is None or event.urgent:
         cause = Cause.GPU if event.urgent else Cause.GPU_DOUBT
         request = OperatorRequest(since=event.at, budget=event.budget, reason=event.reason, cause=cause)
-        draft.node(event.node, operator=request)
+        builder.node(event.node, operator=request)
 
 
-def acquitted(draft: Draft, event: GpuAcquitted) -> None:
+def acquitted(builder: MemoryBuilder, event: GpuAcquitted) -> None:
     """It need not go. That it was to counts as one more within the day all the same."""
-    record = draft.get("nodes").get(event.node)
+    record = builder.get("nodes").get(event.node)
     if record is not None and record.operator is not None and record.operator.cause is Cause.GPU_DOUBT:
-        draft.node(event.node, operator=None)
+        builder.node(event.node, operator=None)

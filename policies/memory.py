@@ -24,7 +24,7 @@ from policies import (
 )
 from policies.actions import ActionKind, Cause
 from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
-from policies.draft import Draft
+from policies.clock_step import not_in_future
 from policies.events import (
     AlarmRaised,
     BootFailed,
@@ -69,6 +69,7 @@ from policies.events import (
     StateChanged,
     TargetsApplied,
 )
+from policies.memory_builder import MemoryBuilder
 from policies.model import TAKES_SPOT, Market, Notice, NoticeKind, TargetPhase
 from policies.records import (
     DrainRecord,
@@ -85,7 +86,6 @@ from policies.records import (
     intent_key,
     stop_notice,
 )
-from policies.set_back import not_in_future
 from policies.value import replace
 
 __all__ = ["Memory", "NodeRecord", "Swap", "add_notice", "decayed", "intent_key", "reduce", "replay"]
@@ -102,10 +102,10 @@ ENDED_KEPT = 1024
 
 def reduce(memory: Memory, *events: Event) -> Memory:
     """Take events into memory, in order. Linear in the size of memory plus the number of events."""
-    draft = Draft(memory)
+    builder = MemoryBuilder(memory)
     for event in events:
-        _REDUCERS[type(event)](draft, event)
-    return draft.done()
+        _REDUCERS[type(event)](builder, event)
+    return builder.done()
 
 
 def replay(events: Iterable[Event]) -> Memory:
@@ -113,39 +113,39 @@ def replay(events: Iterable[Event]) -> Memory:
     return reduce(Memory(), *events)
 
 
-def _started(draft: Draft, event: DaemonStarted) -> None:
-    draft.become(not_in_future(draft.done(), event.at))
-    draft.set("epoch", max(draft.get("epoch"), event.epoch))
+def _started(builder: MemoryBuilder, event: DaemonStarted) -> None:
+    builder.become(not_in_future(builder.done(), event.at))
+    builder.set("epoch", max(builder.get("epoch"), event.epoch))
     # A snapshot of a version that did not ask tells all the same.
-    was_ready = any(record.ready_at is not None for record in draft.get("nodes").values())
-    if was_ready or draft.get("served_at") is not None or draft.get("whole_at") is not None:
-        draft.set("ready_once", True)
+    was_ready = any(record.ready_at is not None for record in builder.get("nodes").values())
+    if was_ready or builder.get("served_at") is not None or builder.get("whole_at") is not None:
+        builder.set("ready_once", True)
     # What balancers held last is still the best guess; but each set is written again by the new daemon.
-    draft.set("applied_at", {})
+    builder.set("applied_at", {})
     # Calls in flight when the last daemon ended have an unknown outcome: the same tokens are asked again.
-    intents = draft.mapping("intents")
+    intents = builder.mapping("intents")
     for token, intent in intents.items():
         if intent.accepted_at is None:
             intents[token] = replace(intent, unanswered=True, landed=True)
-    adapter_memory.restarted(draft)
+    adapter_memory.restarted(builder)
 
 
-def _removed(draft: Draft, _event: PoolRemoved) -> None:
+def _removed(builder: MemoryBuilder, _event: PoolRemoved) -> None:
     """Only what makes the tokens of launches unique outlives a pool."""
-    draft.become(Memory(epoch=draft.get("epoch"), serial=draft.get("serial")))
+    builder.become(Memory(epoch=builder.get("epoch"), serial=builder.get("serial")))
 
 
-def _whole(draft: Draft, event: PoolWhole) -> None:
-    draft.set("whole_at", event.at)
+def _whole(builder: MemoryBuilder, event: PoolWhole) -> None:
+    builder.set("whole_at", event.at)
 
 
-def _grew(draft: Draft, event: PoolGrew) -> None:
-    draft.set("reached", max(draft.get("reached"), event.ready))
+def _grew(builder: MemoryBuilder, event: PoolGrew) -> None:
+    builder.set("reached", max(builder.get("reached"), event.ready))
 
 
-def _seen(draft: Draft, event: NodeSeen) -> None:
+def _seen(builder: MemoryBuilder, event: NodeSeen) -> None:
     # An adopted node's boot is counted from its adoption: nobody remembers whether it was ready before.
-    launched, known = event.token in draft.get("intents"), draft.get("nodes").get(event.node)
+    launched, known = event.token in builder.get("intents"), builder.get("nodes").get(event.node)
     record = NodeRecord(
         id=event.node,
         token=event.token,
@@ -167,124 +167,124 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
             price=price,
             spared=known.spared,
         )
-    if event.node in draft.get("early_requests"):
-        record = replace(record, operator=draft.mapping("early_requests").pop(event.node))
-    draft.mapping("nodes")[event.node] = record
-    draft.forget_intent(event.token)
-    draft.learn(event.placement, event.at, hazard.took)
-    draft.pair(draft.get("incoming").get(event.token, ""), event.node)
-    if event.node in draft.get("early_notices"):
-        for notice in draft.mapping("early_notices").pop(event.node):
-            _noticed(draft, NoticeSeen(at=event.at, notice=notice))
+    if event.node in builder.get("early_requests"):
+        record = replace(record, operator=builder.mapping("early_requests").pop(event.node))
+    builder.mapping("nodes")[event.node] = record
+    builder.forget_intent(event.token)
+    builder.learn(event.placement, event.at, hazard.took)
+    builder.pair(builder.get("incoming").get(event.token, ""), event.node)
+    if event.node in builder.get("early_notices"):
+        for notice in builder.mapping("early_notices").pop(event.node):
+            _noticed(builder, NoticeSeen(at=event.at, notice=notice))
 
 
-def _ready(draft: Draft, event: NodeReady) -> None:
-    draft.node(event.node, ready_at=event.at, address=event.address)
-    record = draft.get("nodes").get(event.node)
-    draft.spot_back(event.node)
-    _time_start(draft, event, record)
+def _ready(builder: MemoryBuilder, event: NodeReady) -> None:
+    builder.node(event.node, ready_at=event.at, address=event.address)
+    record = builder.get("nodes").get(event.node)
+    builder.spot_back(event.node)
+    _time_start(builder, event, record)
     if record is not None:
-        draft.set("ready_once", True)
-        bars.ready(draft, record)
-        if record.placement in draft.get("boot_failures"):
-            draft.mapping("boot_failures").pop(record.placement)
-    outgoing = draft.get("incoming").get(event.node, "")
-    if outgoing in draft.get("swaps") and draft.get("swaps")[outgoing].replaced_at is None:
-        draft.swap(outgoing, replaced_at=event.at)
-    draft.forget_intent(intent_key(event.node, ActionKind.START))
+        builder.set("ready_once", True)
+        bars.ready(builder, record)
+        if record.placement in builder.get("boot_failures"):
+            builder.mapping("boot_failures").pop(record.placement)
+    outgoing = builder.get("incoming").get(event.node, "")
+    if outgoing in builder.get("swaps") and builder.get("swaps")[outgoing].replaced_at is None:
+        builder.swap(outgoing, replaced_at=event.at)
+    builder.forget_intent(intent_key(event.node, ActionKind.START))
 
 
-def _time_start(draft: Draft, event: NodeReady, record: NodeRecord | None) -> None:
+def _time_start(builder: MemoryBuilder, event: NodeReady, record: NodeRecord | None) -> None:
     """Learn how long starts take: of launches that we made, and of standbys that we started."""
     if record is None:
         return
-    if intent_key(event.node, ActionKind.START) in draft.get("intents"):
-        draft.timed(hazard.STANDBY_START, event.at - record.started_at)
+    if intent_key(event.node, ActionKind.START) in builder.get("intents"):
+        builder.timed(hazard.STANDBY_START, event.at - record.started_at)
     elif record.started_at == record.launched_at:
         spot = record.placement.market is Market.SPOT
         what = hazard.SPOT_START if spot else hazard.ON_DEMAND_START
-        draft.timed(what, event.at - record.launched_at)
+        builder.timed(what, event.at - record.launched_at)
 
 
-def _stopped(draft: Draft, event: NodeStopped) -> None:
-    draft.node(event.node, ready_at=None)
-    part_memory.forget_engine(draft, event.node)
-    record, asked = draft.get("nodes").get(event.node), intent_key(event.node, ActionKind.STOP)
-    if record is not None and record.placement.market is Market.SPOT and asked not in draft.get("intents"):
-        _noticed(draft, NoticeSeen(at=event.at, notice=stop_notice(event.node, event.at)))
-    draft.forget_intent(asked)
+def _stopped(builder: MemoryBuilder, event: NodeStopped) -> None:
+    builder.node(event.node, ready_at=None)
+    part_memory.forget_engine(builder, event.node)
+    record, asked = builder.get("nodes").get(event.node), intent_key(event.node, ActionKind.STOP)
+    if record is not None and record.placement.market is Market.SPOT and asked not in builder.get("intents"):
+        _noticed(builder, NoticeSeen(at=event.at, notice=stop_notice(event.node, event.at)))
+    builder.forget_intent(asked)
 
 
-def _missing(draft: Draft, event: NodeMissing) -> None:
-    draft.node(event.node, missing_since=event.at)
+def _missing(builder: MemoryBuilder, event: NodeMissing) -> None:
+    builder.node(event.node, missing_since=event.at)
 
 
-def _found(draft: Draft, event: NodeFound) -> None:
-    draft.node(event.node, missing_since=None)
+def _found(builder: MemoryBuilder, event: NodeFound) -> None:
+    builder.node(event.node, missing_since=None)
 
 
-def _idle(draft: Draft, event: NodeIdle) -> None:
-    draft.node(event.node, idle_since=event.at)
-    swap = draft.get("swaps").get(event.node)
+def _idle(builder: MemoryBuilder, event: NodeIdle) -> None:
+    builder.node(event.node, idle_since=event.at)
+    swap = builder.get("swaps").get(event.node)
     if swap is not None and swap.drained_at is None:
-        draft.swap(event.node, drained_at=event.at)
+        builder.swap(event.node, drained_at=event.at)
 
 
-def _busy(draft: Draft, event: NodeBusy) -> None:
-    draft.node(event.node, idle_since=None)
-    draft.swap(event.node, drained_at=None)
+def _busy(builder: MemoryBuilder, event: NodeBusy) -> None:
+    builder.node(event.node, idle_since=None)
+    builder.swap(event.node, drained_at=None)
 
 
-def _routed(draft: Draft, event: NodeRouted) -> None:
-    draft.node(event.node, detached_at=None, idle_since=None)
+def _routed(builder: MemoryBuilder, event: NodeRouted) -> None:
+    builder.node(event.node, detached_at=None, idle_since=None)
 
 
-def _gone(draft: Draft, event: NodeGone) -> None:
-    record = draft.get("nodes").get(event.node)
+def _gone(builder: MemoryBuilder, event: NodeGone) -> None:
+    record = builder.get("nodes").get(event.node)
     if record is None:
         return
-    ended = draft.get("intents").get(intent_key(event.node, ActionKind.TERMINATE))
+    ended = builder.get("intents").get(intent_key(event.node, ActionKind.TERMINATE))
     for kind in (ActionKind.TERMINATE, ActionKind.STOP, ActionKind.START):
-        draft.forget_intent(intent_key(event.node, kind))
-    draft.unpair(event.node)
+        builder.forget_intent(intent_key(event.node, kind))
+    builder.unpair(event.node)
     if not any(n.kind in TAKES_SPOT for n in record.notices):
         taken = event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED)
-        draft.learn(record.placement, event.at, hazard.lost if taken else hazard.let_go)
+        builder.learn(record.placement, event.at, hazard.lost if taken else hazard.let_go)
     if event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED):
-        draft.set("preemptions", draft.get("preemptions") + 1)
+        builder.set("preemptions", builder.get("preemptions") + 1)
     if event.cause is GoneCause.UNANNOUNCED:
-        draft.set("preemptions_without_notice", draft.get("preemptions_without_notice") + 1)
-        draft.bad_news("reclaims", record.placement, event.at)
-        draft.open_swap(event.node, Cause.NOTICE, event.at)
-    _never_came_up(draft, event, record, given_up=ended is not None and ended.cause is Cause.BOOT)
-    draft.mapping("nodes").pop(event.node)
+        builder.set("preemptions_without_notice", builder.get("preemptions_without_notice") + 1)
+        builder.bad_news("reclaims", record.placement, event.at)
+        builder.open_swap(event.node, Cause.NOTICE, event.at)
+    _never_came_up(builder, event, record, given_up=ended is not None and ended.cause is Cause.BOOT)
+    builder.mapping("nodes").pop(event.node)
     if event.cause is not GoneCause.NEVER_STARTED:
-        draft.spot_lost(record.placement, event.at)
-    part_memory.forget_engine(draft, event.node)
+        builder.spot_lost(record.placement, event.at)
+    part_memory.forget_engine(builder, event.node)
     if event.ended:
-        _has_ended(draft, event.node, event.at)
+        _has_ended(builder, event.node, event.at)
     else:  # lists may be wrong, and show it again
-        _keep_what_was_said(draft, record)
-    swap = draft.get("swaps").get(event.node)
+        _keep_what_was_said(builder, record)
+    swap = builder.get("swaps").get(event.node)
     if swap is not None:
         detached = swap.detached_at if swap.detached_at is not None else event.at
-        draft.swap(event.node, gone_at=event.at, detached_at=detached)
+        builder.swap(event.node, gone_at=event.at, detached_at=detached)
 
 
-def _never_came_up(draft: Draft, event: NodeGone, record: NodeRecord, *, given_up: bool) -> None:
+def _never_came_up(builder: MemoryBuilder, event: NodeGone, record: NodeRecord, *, given_up: bool) -> None:
     """What the end of a machine that never was ready says of its placement and of its market."""
     if event.cause is GoneCause.REFUSED:
-        draft.refused(record.placement, event.at)
+        builder.refused(record.placement, event.at)
     elif event.cause is GoneCause.NEVER_STARTED:
-        draft.boot_failed(record.placement, event.at, since=record.started_at)
-        bars.faulted(draft, record.placement, event.at, event.detail)
+        builder.boot_failed(record.placement, event.at, since=record.started_at)
+        bars.faulted(builder, record.placement, event.at, event.detail)
     elif given_up or (event.cause is GoneCause.LOST and record.ready_at is None):
-        draft.boot_failed(record.placement, event.at, since=record.started_at)
+        builder.boot_failed(record.placement, event.at, since=record.started_at)
 
 
-def _has_ended(draft: Draft, node: str, at: float) -> None:
+def _has_ended(builder: MemoryBuilder, node: str, at: float) -> None:
     """No machine comes back from that: a list that shows it again is older."""
-    ended = draft.mapping("ended")
+    ended = builder.mapping("ended")
     ended[node] = at
     oldest = next(iter(ended))
     while len(ended) > ENDED_KEPT or at - ended[oldest] >= ENDED_FOR:
@@ -292,88 +292,88 @@ def _has_ended(draft: Draft, node: str, at: float) -> None:
         oldest = next(iter(ended))
 
 
-def _keep_what_was_said(draft: Draft, record: NodeRecord) -> None:
+def _keep_what_was_said(builder: MemoryBuilder, record: NodeRecord) -> None:
     """The cloud's word and an operator's hold until a list shows the node again."""
     if record.notices:
-        _keep_early(draft, record.id, record.notices)
+        _keep_early(builder, record.id, record.notices)
     if record.operator is not None:
-        requests = draft.mapping("early_requests")
+        requests = builder.mapping("early_requests")
         requests[record.id] = record.operator
         if len(requests) > EARLY_NOTICES_KEPT:
             requests.pop(next(iter(requests)))
 
 
-def _noticed(draft: Draft, event: NoticeSeen) -> None:
+def _noticed(builder: MemoryBuilder, event: NoticeSeen) -> None:
     notice = event.notice
-    record = draft.get("nodes").get(notice.node)
+    record = builder.get("nodes").get(notice.node)
     if record is None:
-        _early(draft, notice)
+        _early(builder, notice)
         return
     notices = add_notice(record.notices, notice)
     if notices is record.notices or not concerns(notice, record):
         return
-    draft.node(notice.node, notices=notices)
+    builder.node(notice.node, notices=notices)
     if notice.cancelled:
         if record.drain is None and all(n.cancelled for n in notices):
-            draft.drop_swap(notice.node)
+            builder.drop_swap(notice.node)
         return
     known = any(n.kind in TAKES_SPOT for n in record.notices)
     if notice.kind in TAKES_SPOT and record.placement.market is Market.SPOT and not known:
-        draft.bad_news("reclaims", record.placement, event.at)
-        draft.learn(record.placement, event.at, hazard.lost)
+        builder.bad_news("reclaims", record.placement, event.at)
+        builder.learn(record.placement, event.at, hazard.lost)
         warned = notice.kind is NoticeKind.INTERRUPTION and record.ready_at is not None
         if warned and notice.deadline is not None:
             # A node younger than a notice is told late: it says nothing of how much warning there is.
-            draft.timed(hazard.NOTICE_LEAD, max(0.0, notice.deadline - event.at))
+            builder.timed(hazard.NOTICE_LEAD, max(0.0, notice.deadline - event.at))
 
 
-def _early(draft: Draft, notice: Notice) -> None:
+def _early(builder: MemoryBuilder, notice: Notice) -> None:
     """The notice was quicker than the list that describes its node: keep it for a while."""
-    known = draft.get("early_notices").get(notice.node, ())
+    known = builder.get("early_notices").get(notice.node, ())
     notices = add_notice(known, notice)
     if notices is not known:
-        _keep_early(draft, notice.node, notices)
+        _keep_early(builder, notice.node, notices)
 
 
-def _keep_early(draft: Draft, node: str, notices: tuple[Notice, ...]) -> None:
+def _keep_early(builder: MemoryBuilder, node: str, notices: tuple[Notice, ...]) -> None:
     """Keep the notices of a node that is not known, until a list shows it.
 
     Reports go first when there are too many: whoever forges them must not push out what the cloud said.
     """
-    early = draft.mapping("early_notices")
+    early = builder.mapping("early_notices")
     early[node] = notices
     if len(early) > EARLY_NOTICES_KEPT:
         early.pop(first_reported(early) or next(iter(early)))
 
 
-def _drain(draft: Draft, event: DrainStarted) -> None:
-    record = draft.get("nodes").get(event.node)
+def _drain(builder: MemoryBuilder, event: DrainStarted) -> None:
+    record = builder.get("nodes").get(event.node)
     if record is None:
         return
     # A drain whose deadline moves goes on: what was seen since it began still counts.
     since = event.at if record.drain is None else record.drain.since
     drain = DrainRecord(since=since, deadline=event.deadline, cause=event.cause, reason=event.reason)
     idle_since = None if record.drain is None else record.idle_since
-    draft.node(event.node, drain=drain, idle_since=idle_since)
-    draft.spot_lost(record.placement, event.at)
-    draft.open_swap(event.node, event.cause, event.at)
+    builder.node(event.node, drain=drain, idle_since=idle_since)
+    builder.spot_lost(record.placement, event.at)
+    builder.open_swap(event.node, event.cause, event.at)
     if event.cause is Cause.REBALANCE and record.drain is None:
         # Else the next launch could go back to the place that was just left.
-        draft.bad_news("reclaims", record.placement, event.at)
+        builder.bad_news("reclaims", record.placement, event.at)
 
 
-def _undrain(draft: Draft, event: DrainEnded) -> None:
-    draft.node(event.node, drain=None, idle_since=None)
-    draft.spot_back(event.node)
-    draft.forget_intent(intent_key(event.node, ActionKind.TERMINATE))
-    draft.drop_swap(event.node)
+def _undrain(builder: MemoryBuilder, event: DrainEnded) -> None:
+    builder.node(event.node, drain=None, idle_since=None)
+    builder.spot_back(event.node)
+    builder.forget_intent(intent_key(event.node, ActionKind.TERMINATE))
+    builder.drop_swap(event.node)
 
 
-def _applied(draft: Draft, event: TargetsApplied) -> None:
-    targets = draft.mapping("targets")
+def _applied(builder: MemoryBuilder, event: TargetsApplied) -> None:
+    targets = builder.mapping("targets")
     before = targets.get(event.balancer, {})
     # The first acknowledgement that a daemon gets names the whole set.
-    first = event.balancer not in draft.get("applied_at")
+    first = event.balancer not in builder.get("applied_at")
     changes = dict(event.changes)
     if first:
         changes = {**dict.fromkeys(before), **changes}
@@ -383,54 +383,58 @@ def _applied(draft: Draft, event: TargetsApplied) -> None:
             held.pop(node, None)
         else:
             held[node] = phase
-        _moved(draft, node, phase, event.at, was_active=before.get(node) is TargetPhase.ACTIVE)
-    for node, record in [*draft.get("nodes").items()]:
+        _moved(builder, node, phase, event.at, was_active=before.get(node) is TargetPhase.ACTIVE)
+    for node, record in [*builder.get("nodes").items()]:
         # One that this balancer had let go, and sent requests to all the same, is let go of once more.
         out = record.drain is not None and held.get(node) is not TargetPhase.ACTIVE
         if out and record.detached_at is None and node not in changes:
-            draft.node(node, detached_at=event.at)
+            builder.node(node, detached_at=event.at)
     targets[event.balancer] = held
-    draft.mapping("applied_at")[event.balancer] = event.at
-    if draft.get("served_at") is None and TargetPhase.ACTIVE in held.values():
-        draft.set("served_at", event.at)
+    builder.mapping("applied_at")[event.balancer] = event.at
+    if builder.get("served_at") is None and TargetPhase.ACTIVE in held.values():
+        builder.set("served_at", event.at)
 
 
-def _moved(draft: Draft, node: str, phase: TargetPhase | None, at: float, *, was_active: bool) -> None:
+def _moved(
+    builder: MemoryBuilder, node: str, phase: TargetPhase | None, at: float, *, was_active: bool
+) -> None:
     """Remember since when no balancer sends a node new requests."""
-    record = draft.get("nodes").get(node)
+    record = builder.get("nodes").get(node)
     if phase is TargetPhase.ACTIVE:
         if record is not None and record.detached_at is not None:
-            draft.node(node, detached_at=None)
+            builder.node(node, detached_at=None)
         return
     if record is not None and (was_active or record.detached_at is None):
-        draft.node(node, detached_at=at)
-    swap = draft.get("swaps").get(node)
+        builder.node(node, detached_at=at)
+    swap = builder.get("swaps").get(node)
     if swap is not None and swap.detached_at is None:
-        draft.swap(node, detached_at=at)
+        builder.swap(node, detached_at=at)
 
 
-def _operator_drain(draft: Draft, event: OperatorDrained) -> None:
-    draft.node(event.node, operator=OperatorRequest(since=event.at, budget=event.budget, reason=event.reason))
+def _operator_drain(builder: MemoryBuilder, event: OperatorDrained) -> None:
+    builder.node(
+        event.node, operator=OperatorRequest(since=event.at, budget=event.budget, reason=event.reason)
+    )
 
 
-def _operator_undrain(draft: Draft, event: OperatorUndrained) -> None:
-    record = draft.get("nodes").get(event.node)
+def _operator_undrain(builder: MemoryBuilder, event: OperatorUndrained) -> None:
+    record = builder.get("nodes").get(event.node)
     if record is not None:
         by_others = record.operator is not None and record.operator.cause is not Cause.OPERATOR
-        draft.node(event.node, operator=None, spared=record.spared or by_others)
-    if event.node in draft.get("early_requests"):
-        draft.mapping("early_requests").pop(event.node)
+        builder.node(event.node, operator=None, spared=record.spared or by_others)
+    if event.node in builder.get("early_requests"):
+        builder.mapping("early_requests").pop(event.node)
 
 
-def _paused(draft: Draft, event: Paused) -> None:
-    draft.set("pause", Pause(by=event.by, reason=event.reason, since=event.at, until=event.until))
+def _paused(builder: MemoryBuilder, event: Paused) -> None:
+    builder.set("pause", Pause(by=event.by, reason=event.reason, since=event.at, until=event.until))
 
 
-def _told(_draft: Draft, _event: AlarmRaised | ConfigRejected | DrainHeld) -> None:
+def _told(_builder: MemoryBuilder, _event: AlarmRaised | ConfigRejected | DrainHeld) -> None:
     """For people and measurements; nothing is decided from it."""
 
 
-_REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
+_REDUCERS: dict[type, Callable[[MemoryBuilder, Any], None]] = {
     DaemonStarted: _started,
     PoolConfigured: resize.note,
     PoolRemoved: _removed,

@@ -10,46 +10,46 @@ Example: a gateway that is lost for the second time within the hour has `times` 
 
 from __future__ import annotations
 
-from policies.draft import Draft
 from policies.events import PartBack, PartLost, StateChanged
+from policies.memory_builder import MemoryBuilder
 from policies.model import PartKind
 from policies.records import LOST_AGAIN_SOON, STATE_WINDOW, PartRecord, StateRecord, part_key
 from policies.value import replace
 
 
-def lost(draft: Draft, event: PartLost) -> None:
+def lost(builder: MemoryBuilder, event: PartLost) -> None:
     """A part is lost; how often in a row is counted."""
     key = part_key(event.kind, event.part)
-    known: PartRecord | None = draft.get("parts").get(key)
-    if event.kind is PartKind.ENGINE and event.part not in draft.get("nodes"):
+    known: PartRecord | None = builder.get("parts").get(key)
+    if event.kind is PartKind.ENGINE and event.part not in builder.get("nodes"):
         return
     times = 1
     if known is not None and known.back_at is None:
         times = known.times
     elif known is not None and known.back_at is not None and event.at - known.back_at < LOST_AGAIN_SOON:
         times = known.times + 1
-    draft.mapping("parts")[key] = PartRecord(
+    builder.mapping("parts")[key] = PartRecord(
         kind=event.kind, part=event.part, since=event.since, lost_at=event.at, times=times
     )
 
 
-def back(draft: Draft, event: PartBack) -> None:
+def back(builder: MemoryBuilder, event: PartBack) -> None:
     """A part is back; that it was lost is remembered for a while."""
     key = part_key(event.kind, event.part)
-    known: PartRecord | None = draft.get("parts").get(key)
+    known: PartRecord | None = builder.get("parts").get(key)
     if known is not None:
-        draft.mapping("parts")[key] = replace(known, back_at=event.at)
+        builder.mapping("parts")[key] = replace(known, back_at=event.at)
 
 
-def state_changed(draft: Draft, event: StateChanged) -> None:
+def state_changed(builder: MemoryBuilder, event: StateChanged) -> None:
     """The state that was reported last, and when it changed lately."""
-    known: StateRecord | None = draft.get("state")
+    known: StateRecord | None = builder.get("state")
     lately = () if known is None else (t for t in known.changes if event.at - t < STATE_WINDOW)
-    draft.set("state", StateRecord(state=event.state, since=event.at, changes=(*lately, event.at)))
+    builder.set("state", StateRecord(state=event.state, since=event.at, changes=(*lately, event.at)))
 
 
-def forget_engine(draft: Draft, node: str) -> None:
+def forget_engine(builder: MemoryBuilder, node: str) -> None:
     """The engine of a node that is gone or stopped is neither lost nor back."""
     key = part_key(PartKind.ENGINE, node)
-    if key in draft.get("parts"):
-        draft.mapping("parts").pop(key)
+    if key in builder.get("parts"):
+        builder.mapping("parts").pop(key)

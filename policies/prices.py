@@ -29,9 +29,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from policies.draft import Draft
 from policies.events import PricesRead
 from policies.evidence.sources import overtaken, watched_since
+from policies.memory_builder import MemoryBuilder
 from policies.model import Observed, Offering, Placement, World
 from policies.records import LastPrice, Memory
 from policies.value import lazy, replace
@@ -139,9 +139,9 @@ def changes(world: World, memory: Memory) -> Iterator[PricesRead]:
             yield PricesRead(at=world.now, part=part, prices=tuple(noted), gone=gone)
 
 
-def note(draft: Draft, event: PricesRead) -> None:
+def note(builder: MemoryBuilder, event: PricesRead) -> None:
     """Take prices into memory."""
-    known = draft.mapping("prices")
+    known = builder.mapping("prices")
     for placement, price in event.prices:
         known[placement] = LastPrice(at=event.at, price=price, part=event.part)
     for placement in event.gone:

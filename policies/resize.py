@@ -33,8 +33,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from policies.bill import Prices, most, usual
-from policies.draft import Draft
 from policies.events import PoolConfigured
+from policies.memory_builder import MemoryBuilder
 from policies.model import Instance, InstanceState, Pool, StandbyRules
 from policies.records import Memory, StartedWith
 from policies.value import replace, value
@@ -109,20 +109,20 @@ def configured(pool: Pool, *, at: float) -> PoolConfigured:
     )
 
 
-def note(draft: Draft, event: PoolConfigured) -> None:
+def note(builder: MemoryBuilder, event: PoolConfigured) -> None:
     """Take a wanted state into memory."""
-    if event.replicas != draft.get("replicas"):
-        whole = draft.get("whole_at") is not None
-        draft.set("reached", min(event.replicas, draft.get("replicas" if whole else "reached")))
+    if event.replicas != builder.get("replicas"):
+        whole = builder.get("whole_at") is not None
+        builder.set("reached", min(event.replicas, builder.get("replicas" if whole else "reached")))
         if whole:
-            draft.set("whole_before", draft.get("replicas"))
-        draft.set("replicas", event.replicas)
-        draft.set("whole_at", None)
-    draft.set("hot", event.hot)
-    draft.set("stopped", event.stopped)
-    if event.adapters != draft.get("started_with").adapters:
-        since = draft.get("epoch"), draft.get("serial")
-        draft.set("started_with", StartedWith(adapters=event.adapters, since=since))
+            builder.set("whole_before", builder.get("replicas"))
+        builder.set("replicas", event.replicas)
+        builder.set("whole_at", None)
+    builder.set("hot", event.hot)
+    builder.set("stopped", event.stopped)
+    if event.adapters != builder.get("started_with").adapters:
+        since = builder.get("epoch"), builder.get("serial")
+        builder.set("started_with", StartedWith(adapters=event.adapters, since=since))
 
 
 def in_force(pool: Pool, memory: Memory) -> Pool | None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from itertools import pairwise
 
-from policies.draft import Draft
+from policies.memory_builder import MemoryBuilder
 from policies.model import Word
 from policies.records import StartMeasured
 from policies.value import value
@@ -189,8 +189,8 @@ def advice(part: Part, share: float) -> str:
     return f"{part} takes {share * 100:.0f} % of a start: {SHORTENED[part]} (docs/how-to/fast-starts.md)"
 
 
-def measured(draft: Draft, event: StartMeasured) -> None:
+def measured(builder: MemoryBuilder, event: StartMeasured) -> None:
     """A start was measured: the newest STARTS_KEPT stay. Twice told, as over a restart, it is one."""
-    known: tuple[StartMeasured, ...] = draft.get("starts")
+    known: tuple[StartMeasured, ...] = builder.get("starts")
     others = tuple(s for s in known if (s.node, s.began_at) != (event.node, event.began_at))
-    draft.set("starts", (*others, event)[-STARTS_KEPT:])
+    builder.set("starts", (*others, event)[-STARTS_KEPT:])

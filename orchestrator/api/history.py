@@ -9,7 +9,7 @@ from orchestrator.api.starts import Starts, kinds, newest
 from orchestrator.api.starts import view as start_view
 from orchestrator.percentile import percentile
 from orchestrator.views import api as views
-from policies.draft import SWAPS_KEPT
+from policies.memory_builder import SWAPS_KEPT
 from policies.records import Swap
 
 SWAPS_MOST: Final = 2 * SWAPS_KEPT

@@ -17,6 +17,7 @@ from policies import bill, explain
 from policies.actions import Action, Alarm
 from policies.boot_memory import BOOTS_KEPT
 from policies.economics import rate
+from policies.event_text import sentence
 from policies.fleet import Fleet
 from policies.memory import Memory, Swap
 from policies.model import Market, Notice, Phase, World
@@ -25,7 +26,6 @@ from policies.prices import Failing, failing
 from policies.records import FailedBoot
 from policies.remedies import remedy
 from policies.spot_loss import SpotLoss
-from policies.story import sentence
 from policies.verdict import State, Verdict, unread
 
 _SWAPS_SHOWN = 20

@@ -27,10 +27,10 @@ from orchestrator.daemon.pool_run import SNAPSHOT_EVERY
 from orchestrator.gateway.spend_file import KEPT_DAYS, Totals, Unusable, read_totals
 from orchestrator.journal.store import GATEWAY, Store, StoreUnavailable, Superseded
 from orchestrator.wiring.gateway import routes_of
+from policies.event_text import sentence
 from policies.events import FallbackEnded, ProviderBack
 from policies.fallback import Watch, news
 from policies.memory import Memory, reduce
-from policies.story import sentence
 
 log = structlog.get_logger("daemon")
 

@@ -21,7 +21,7 @@ WORDS = {
     "events": "what may arrive",
     "records": "what memory is made of",
     "memory": "how an event changes it",
-    "draft": "a memory being changed",
+    "memory_builder": "a memory being changed",
     "evidence.sources": "what is read at all",
     "fleet": "nodes joined into one view",
     "evidence.conditions": "what may be known of a node",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from orchestrator.journal.codec import decode_event, decode_memory, encode, encode_memory
+from policies.event_text import sentence
 from policies.events import (
     CapNear,
     CapReached,
@@ -19,7 +20,6 @@ from policies.events import (
 from policies.fallback import CapLook, Look, News, ProviderLook, RouteLook, Spent, Watch, news
 from policies.memory import Memory, reduce
 from policies.spend import usd
-from policies.story import sentence
 
 DAY, NEXT = "2026-11-30", "2026-12-01"
 WELL = RouteLook(name="chat", stand_ins=frozenset({"claude", "gpt"}))

@@ -9,6 +9,7 @@ import pytest
 
 from policies.actions import Alarm, Cause, Drain
 from policies.decide import decide
+from policies.event_text import sentence
 from policies.events import GpuAcquitted, GpuCondemned
 from policies.explain import node_sentences, why
 from policies.gpu_errors import Remedy
@@ -17,7 +18,6 @@ from policies.gpu_readings import GpuState
 from policies.memory import replay
 from policies.model import GpuRules, Market, Phase
 from policies.records import Memory
-from policies.story import sentence
 from policies.value import replace
 from tests.support.toy_checks import CheckedCloud
 from tests.support.toy_cloud import ToyCloud

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from policies import memory as reducing
 from policies.actions import ActionKind, Cause
 from policies.call_memory import ATTEMPTS
-from policies.draft import SWAPS_KEPT
 from policies.events import (
     AlarmRaised,
     ConfigRejected,
@@ -47,6 +46,7 @@ from policies.events import (
     TargetsApplied,
 )
 from policies.memory import Memory, decayed, intent_key, reduce, replay
+from policies.memory_builder import SWAPS_KEPT
 from policies.model import (
     Confidence,
     Market,

@@ -10,12 +10,12 @@ import pytest
 
 from policies.actions import Cause, Drain
 from policies.adapter_events import NodeCurrent, NodeOutdated
+from policies.event_text import sentence
 from policies.explain import why
 from policies.held import Adapter, AdapterRules
 from policies.memory import replay
 from policies.model import DrainRules, Market, World
 from policies.outdated import AGAIN_AFTER
-from policies.story import sentence
 from tests.support.toy_checks import CheckedCloud
 from tests.support.toy_cloud import ToyCloud
 from tests.support.toy_pools import quick_pool

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from policies import parts
+from policies.event_text import sentence
 from policies.events import (
     DaemonStarted,
     Event,
@@ -35,7 +36,6 @@ from policies.model import (
     World,
 )
 from policies.records import Memory
-from policies.story import sentence
 from policies.verdict import State, Verdict, change
 
 PLACE = Placement("toy", "r", "a", "gpu", Market.SPOT)

@@ -17,10 +17,10 @@ from orchestrator.loop.actuator import CALLS_AT_ONCE
 from orchestrator.loop.last_words import PATIENCE
 from policies.actions import Cause, Launch, Terminate
 from policies.boot_memory import BOOTS_KEPT, CONSOLE_BYTES, CONSOLE_LINES
+from policies.event_text import sentence
 from policies.events import BootFailed, DaemonStarted, Event, IntentClosed, Outcome
 from policies.memory import Memory, reduce
 from policies.model import Ending, Instance, InstanceState, Market, Placement
-from policies.story import sentence
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

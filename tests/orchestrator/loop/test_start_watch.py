@@ -13,6 +13,7 @@ from cloud.ports import Clock
 from orchestrator.journal.codec import decode_event, decode_memory, encode, encode_memory
 from orchestrator.loop.start_watch import PATIENCE, StartWatch
 from policies.actions import ActionKind
+from policies.event_text import sentence
 from policies.events import (
     Event,
     GoneCause,
@@ -27,7 +28,6 @@ from policies.memory import Memory, reduce
 from policies.model import Market, Placement, StandbyKind, TargetPhase
 from policies.records import StartMeasured
 from policies.starts import NodeStart
-from policies.story import sentence
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from policies.actions import ActionKind, Cause
+from policies.clock_step import not_in_future
 from policies.events import (
     DaemonStarted,
     DrainStarted,
@@ -28,7 +29,6 @@ from policies.events import (
 )
 from policies.memory import Memory, reduce
 from policies.model import Confidence, Market, Notice, NoticeKind, PartKind, Placement
-from policies.set_back import not_in_future
 
 SPOT = Placement("toy", "r", "a", "gpu", Market.SPOT)
 AHEAD = 100_000.0

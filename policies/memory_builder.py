@@ -24,7 +24,7 @@ SAME_NEWS = 10.0
 """Seconds within which bad news of a placement is one piece: ten launches refused at once are one refusal."""
 
 
-class Draft:
+class MemoryBuilder:
     """A memory being changed: each collection is copied once, at its first write."""
 
     def __init__(self, memory: Memory) -> None:
