@@ -25,6 +25,7 @@ from policies.value import replace
 class Traffic:
     """How many requests come, and how long they take (the least and the most seconds).
 
+    For `propagation` seconds a balancer goes on routing by what it held before a change.
     Of a pool with adapters `adapters` is the share that asks for one, and `skew` how unevenly: see
     `cloud.sim.adapters`.
     """
@@ -33,6 +34,7 @@ class Traffic:
     seconds: tuple[float, float] = (1.0, 8.0)
     adapters: float = 0.5
     skew: float = 1.0
+    propagation: float = 0.0
 
 
 class TargetTable:
@@ -51,6 +53,8 @@ class TargetTable:
         self.read_at = -math.inf  # when somebody last read the set and heard the answer
         self.shown: frozenset[str] = frozenset()  # targets, by that answer
         self.adapters: AdapterTraffic | None = None
+        self._routed: set[str] = set()
+        self._changed_at: dict[str, float] = {}  # node of which the set says otherwise, since when
         self._owed = 0.0
         self._routed_at = world.clock.now()
         world.on_tick.append(self._route)
@@ -91,6 +95,27 @@ class TargetTable:
         """Targets that get new requests."""
         return [s for s in self.targets.values() if s.phase is TargetPhase.ACTIVE]
 
+    @property
+    def propagation(self) -> float:
+        """Seconds for which it goes on routing by what it held before a change."""
+        return self._traffic.propagation
+
+    def routed(self, now: float) -> list[str]:
+        """Nodes that get new requests, which may lag behind the set."""
+        active = {s.id for s in self.active()}
+        if not self.propagation:
+            return sorted(active)
+        late = active ^ self._routed
+        self._changed_at = {n: self._changed_at.get(n, now) for n in late}
+        for node in [n for n, at in self._changed_at.items() if now - at >= self.propagation]:
+            self._routed ^= {node}
+            del self._changed_at[node]
+        return sorted(self._routed)
+
+    def late(self, now: float) -> set[str]:
+        """Nodes that still get new requests although the set says otherwise."""
+        return set(self.routed(now)) - {s.id for s in self.active()} if self.propagation else set()
+
     def view(self) -> BalancerView:
         """What the balancer shows."""
         now = self._world.clock.now()
@@ -113,13 +138,14 @@ class TargetTable:
 
     def _route(self, now: float) -> None:
         """Give the requests that came since the last tick to the least busy targets that can answer."""
+        routed = self.routed(now)
         self._owed += (now - self._routed_at) * self._traffic.per_second
         self._routed_at = now
         if self._owed < 1.0:
             return
         if self.adapters is not None:
             self._owed -= self.adapters.route(self.active(), int(self._owed), now)
-        active = [m for m in (self._world.machine(s.id) for s in self.active()) if m and m.able(now)]
+        active = [m for m in map(self._world.machine, routed) if m and m.able(now)]
         busy = [(m.in_flight(now), m.id, m) for m in active]
         heapq.heapify(busy)
         while self._owed >= 1.0:
@@ -136,11 +162,10 @@ class TargetTable:
 class SimBalancer:
     """`cloud.ports.LoadBalancer` on a simulated balancer."""
 
-    capabilities = Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
-
     def __init__(self, table: TargetTable, world: SimWorld) -> None:
         self.name = table.name
         self._table, self._wire, self._world = table, Wire(world), world
+        self.capabilities = Capabilities(drains=True, counts_in_flight=True, propagation=table.propagation)
 
     async def observe(self) -> BalancerView:
         """Read the set. Raises CloudError."""

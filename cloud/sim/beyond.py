@@ -8,6 +8,7 @@ from cloud.sim.balancer import TargetTable
 from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.invariants import Bounds
+from cloud.sim.numbers import Numbers
 from cloud.sim.world import SimWorld
 from policies.model import Pool
 
@@ -38,6 +39,7 @@ class Beyond:
     ) -> None:
         self._world, self._table, self._pool, self._since = world, table, pool, since
         self._awake_since, self._bounds = awake_since, bounds
+        self._serving = Numbers.of(pool).serving
         self._checked, self._report = checked, report
         self._before: frozenset[str] = frozenset()
         self._could_leave: Mapping[
@@ -77,7 +79,7 @@ class Beyond:
         active = [m for m in (self._world.machine(s.id) for s in self._table.active()) if m is not None]
         others = units(self._pool, (m for m in active if m.able(now) and m.told_at is None))
         noticed = {m.id: max(since, m.told_at) for m in active if m.told_at is not None and m.live}
-        before = self._could_leave if others >= self._pool.min_serving else {}
+        before = self._could_leave if others >= self._serving else {}
         self._could_leave = {node: max(before.get(node, now), told) for node, told in noticed.items()}
         for node, could in self._could_leave.items():
             if now - could > self._bounds.detach:

@@ -6,6 +6,7 @@ written, or what came after a copy that somebody puts back.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from policies.events import (
     OperatorDrained,
     OperatorUndrained,
     Outcome,
+    Paused,
+    Resumed,
 )
 from policies.model import Confidence, Notice, NoticeKind
 
@@ -45,7 +48,7 @@ class Books:
 
     `excused`: its drain began for a reason that may be over since. `drained`: until when the requests of a
     node may finish that has left a target set. `heard`: when a notice of it was last journalled. `told`: what
-    the cloud said of its end and did not take back.
+    the cloud said of its end and did not take back. `paused_until`: by the daemon's clock.
     """
 
     draining: dict[str, Drain] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Books:
     drained: dict[str, float] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
     told: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    paused_until: float = -math.inf
 
     @property
     def leaving(self) -> set[str]:
@@ -77,6 +81,7 @@ class Books:
             drained=self.drained.copy(),
             heard=self.heard.copy(),
             told={node: notices.copy() for node, notices in self.told.items()},
+            paused_until=self.paused_until,
         )
 
     def take(
@@ -112,6 +117,10 @@ class Books:
             self._forget(event.node)
         elif isinstance(event, NoticeSeen):
             self._notice(event.notice, now)
+        elif isinstance(event, Paused):
+            self.paused_until = math.inf if event.until is None else event.until
+        elif isinstance(event, Resumed):
+            self.paused_until = -math.inf
         elif isinstance(event, OperatorDrained):
             self.asked[event.node] = now
         elif isinstance(event, OperatorUndrained):

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from cloud.sim.balancer import TargetTable
 from cloud.sim.books import Books
+from cloud.sim.channels import Truth
 from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
-from cloud.sim.invariants import Bounds, Broken, DaemonState
+from cloud.sim.invariants import Bounds, DaemonState
+from cloud.sim.prompt import Prompt
 from cloud.sim.replenished import Apart, Priceless, hidden
-from cloud.sim.settled import Settled
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind, Cause
 from policies.events import DaemonStarted, Event, IntentOpened, NodeGone, NodeSeen
@@ -42,7 +43,7 @@ class Verdict:
     harmed: dict[str, int]
 
 
-class Checker(Settled):
+class Checker(Prompt):
     """All invariants of one pool in one world."""
 
     def __init__(
@@ -55,20 +56,17 @@ class Checker(Settled):
         bounds: Bounds | None = None,
     ) -> None:
         super().__init__(world, tables, pool, daemon=daemon, bounds=bounds)
-        self.broken: list[Broken] = []
-        self.checked: Counter[str] = Counter()
         self._kept: Books | None = None  # as they were before the journal could not be written
         self._unknowable: dict[str, float] = {}  # node that no daemon can know of -> until when
         self._sent: dict[tuple[str, int], Verdict] = {}  # of writes on their way, by table and generation
-        self._may_go_since: dict[str, float] = {}
+        self._could_leave = {}
+        self._unserved = 0
         self._asked_below: dict[str, str] = {}  # node whose end was asked for -> how it was below the floor
-        self._said: set[tuple[str, str]] = set()
         self._hidden_at: dict[str, float] = {}  # region -> when it could last not be listed
         self._before: dict[str, dict[str, TargetPhase]] = {}
         self._accepted: dict[str, int] = {}  # writes that each balancer took
         self._launched = 0  # machines, before the launch that lands now
         self._cuts_seen = 0
-        self._active_since: dict[str, float] = {}  # node that gets requests -> since when
         self._entered_by: dict[str, int] = {}  # target that got requests anew -> the set's generation
         self._let_go: set[str] = set()  # nodes that left by the last set that a balancer acknowledged
         self._strayed: dict[str, tuple[float, float]] = {}  # node that got requests unasked -> since, until
@@ -88,29 +86,26 @@ class Checker(Settled):
         for table in self._tables:
             table.on_sent.append(self._set_sent)
 
-    def report(self, name: str, subject: str, text: str) -> None:
-        """Note a violation, once per invariant and subject."""
-        if (name, subject) not in self._said:
-            self._said.add((name, subject))
-            broken = Broken(name=name, at=self._world.clock.now(), text=text)
-            self.broken.append(broken)
-            self._world.trace.add("BROKEN", broken)
-
-    def hear(self, events: Sequence[Event], *, written: bool) -> None:
+    def hear(self, events: Sequence[Event], *, written: bool, on_disk: Sequence[Event] = ()) -> None:
         """What the daemon puts into its journal: which nodes it lets go, and which it takes back.
 
         What was not `written` it acts on all the same, and a daemon that ends forgets it. One that starts
-        beside it has read the journal without that.
+        beside it has read the journal without that. Where some that was heard before still waits for that,
+        `on_disk` is what was written now.
         """
         if any(isinstance(event, DaemonStarted) for event in events):
             self.forget_unwritten()
-        if written:
+        now = self._world.clock.now()
+        if on_disk and self._kept is not None:
+            for event in on_disk:
+                self._take(self._kept, event, now)
+        elif written:
             self._kept = None
         elif self._kept is None:
             self._kept = self.books.copy()
-        now = self._world.clock.now()
         for event in events:
-            self.books.take(event, now, ahead=self._ahead(), excuses=self._excuses, disturbs=self._disturbed)
+            self.decided(event, now)
+            self._take(self.books, event, now)
             if isinstance(event, NodeGone):
                 machine = self._world.machines.get(event.node)
                 if machine is not None and machine.live and self._unlisted(machine, now):
@@ -121,6 +116,9 @@ class Checker(Settled):
         for event in events:
             if isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
                 self._asked_below[event.node] = self._below_floor(event.node, now)
+
+    def _take(self, books: Books, event: Event, now: float) -> None:
+        books.take(event, now, ahead=self._ahead(), excuses=self._excuses, disturbs=self._disturbed)
 
     @property
     def written(self) -> Books:
@@ -197,6 +195,11 @@ class Checker(Settled):
         for table in self._tables:
             if self._active(table, node) and not self._by_hand(table, node, now):
                 self.report("detach-first", node, f"{node} is ended while {table.name} sends it requests")
+            strayed = self._strayed.get(node, _NEVER)[1]
+            if node in table.late(now) and now - strayed > self._bounds.see_loss + table.propagation:
+                self.report(
+                    "detach-first", node, f"{node} is ended while {table.name} still sends it requests"
+                )
 
     def _active(self, table: TargetTable, node: str) -> bool:
         spec = table.targets.get(node)
@@ -204,7 +207,7 @@ class Checker(Settled):
 
     def _by_hand(self, table: TargetTable, node: str, now: float) -> bool:
         """Somebody has put it back by hand just now: no daemon can know that, nor the requests it got so."""
-        lately = now - self._active_since.get(node, now) < self._bounds.see_loss
+        lately = self.channels.young(Truth.ROUTED, self._active_since.get(node, now), now)
         return self._active(table, node) and node not in table.told and lately
 
     def _drained_first(self, node: str, now: float) -> None:
@@ -217,7 +220,7 @@ class Checker(Settled):
         drain = self.books.draining.get(node)
         deadline = self.books.drained.get(node, drain.deadline if drain is not None else None)
         by_hand = any(self._by_hand(table, node, now) for table in self._tables)
-        by_hand = by_hand or now - self._strayed.get(node, _NEVER)[0] < self._bounds.see_loss
+        by_hand = by_hand or self.channels.young(Truth.ROUTED, self._strayed.get(node, _NEVER)[0], now)
         if held and (deadline is None or (now < deadline and not by_hand)):
             left = "it never drained" if deadline is None else f"{deadline - now:.1f} s before its deadline"
             self.report("drain-first", node, f"{node} is ended with {held} requests in flight, {left}")
@@ -255,8 +258,8 @@ class Checker(Settled):
         ]
         # Launches land in any order: whichever of those that start is the largest may have been the last.
         last = max((units(self._pool, [m]) for m in living if not m.able(now)), default=1)
-        if units(self._pool, living) - last >= self._pool.most_units:
-            names, most = ", ".join(m.id for m in living), self._pool.most_units
+        if units(self._pool, living) - last >= self._numbers.most:
+            names, most = ", ".join(m.id for m in living), self._numbers.most
             self.report("bounded", names, f"{units(self._pool, living)} live, the most is {most}: {names}")
 
     def _set_written(self, table: TargetTable, now: float) -> None:
@@ -313,7 +316,7 @@ class Checker(Settled):
         whenever it got requests before.
         """
         self.checked["no-way-back"] += 1
-        held = min(now, seen.read_at) - self._held_at.get(node, -math.inf) < self._bounds.see_loss
+        held = self.channels.young(Truth.UNROUTED, self._held_at.get(node), min(now, seen.read_at))
         daemon = self._daemon()
         unknown = daemon is not None and node not in daemon.known
         if node in self.books.drained and not (alone or (held and unknown)):
@@ -358,13 +361,12 @@ class Checker(Settled):
 
     def _answering(self, before: set[str], now: float) -> frozenset[str]:
         """Nodes that can answer, as far as a daemon can know that they can."""
-        daemon = self._daemon()
         return frozenset(
             n
             for n in before
             if (m := self._world.machine(n)) is not None
             and self._answers(m, now)
-            and (daemon is None or n in daemon.known)  # what a lost journal forgot and a list lacks
+            and not self._unheard_of(m, now)  # what a lost journal forgot and a list lacks
         )
 
     def _harmed(self, chosen: list[str], after: set[str], now: float) -> dict[str, int]:
@@ -378,7 +380,7 @@ class Checker(Settled):
             if m.id not in self.books.excused and m.id not in self.books.asked
             if m.able(now) and m.rumoured and not (self._may_leave(m, now) or self._quiet(m, now))
         ]
-        few = len(doubtful) <= 1 or units(self._pool, doubtful) <= self._pool.disruption_budget
+        few = len(doubtful) <= 1 or units(self._pool, doubtful) <= self._numbers.disturbed
         if rumoured and few:
             chosen = [n for n in chosen if n not in rumoured]
         machines = [m for m in map(self._world.machine, sorted(after)) if m is not None]
@@ -408,11 +410,16 @@ class Checker(Settled):
             self._deaf_at = now
         self._hidden_at.update(dict.fromkeys(hidden(self._world), now))
         self._requests_finish()
-        if daemon is not None and not self.faults_on:
+        if daemon is None:
+            self._could_leave.clear()
+            self._unserved = sum(table.unserved for table in self._tables)
+            return
+        self._noticed_leave(daemon, now)
+        self._nobody_waits_in_vain(daemon, now)
+        if not self.faults_on:
             self._tracked(daemon, now)
             if not daemon.failsafe:
                 self._dead_targets_go(daemon, now)
-            self._noticed_leave(daemon, now)
 
     def _requests_finish(self) -> None:
         """A reclaim that was told in time cuts no request, unless nobody else could take them.
@@ -475,22 +482,3 @@ class Checker(Settled):
                 ended = machine.ended_at if machine is not None else daemon.up_since
                 if ended is not None and now - max(daemon.up_since, ended) > self._bounds.forget_target:
                     self.report("dead-target", node, f"{table.name} still holds {node}, which has ended")
-
-    def _noticed_leave(self, daemon: DaemonState, now: float) -> None:
-        """A node that the cloud takes away leaves the active set at once, where enough others serve."""
-        self.checked["prompt-detach"] += 1
-        still: dict[str, float] = {}
-        for table in self._tables:
-            active = [m for m in (self._world.machine(s.id) for s in table.active()) if m is not None]
-            others = units(self._pool, (m for m in active if m.able(now) and m.told_at is None))
-            if others < self._pool.min_serving:
-                continue
-            for machine in active:
-                told_at = self._told(machine)
-                if told_at is not None and machine.live:
-                    since = max(daemon.up_since, told_at, self._may_go_since.get(machine.id, now))
-                    still[machine.id] = since
-                    if now - since > self._bounds.detach:
-                        text = f"{machine.id} could have left {now - since:.1f} s ago and still gets requests"
-                        self.report("prompt-detach", machine.id, text)
-        self._may_go_since = still

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from cloud.ports import EngineSpec, LaunchRequest, Sold
+from cloud.sim.counting import weight
 from cloud.sim.engine import SimEngine
+from cloud.sim.numbers import Numbers
 from cloud.sim.wire import Wire
 from cloud.sim.world import SimWorld
 from policies.model import Instance, Market, Offering, Placement, Pool
@@ -33,7 +35,9 @@ class SimInstances:
 
     async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
         """All machines of the pool in a region, those that ended lately too. Raises CloudError."""
-        return await self._wire.look("list", lambda: self._world.listed(pool, region), region=region)
+        found = await self._wire.look("list", lambda: self._world.listed(pool, region), region=region)
+        self._world.listed_at[pool, region] = self._world.clock.now()
+        return found
 
     async def terminate(self, node: str) -> None:
         """End a machine. Raises CloudError."""
@@ -94,7 +98,8 @@ def furnish(world: SimWorld, pool: Pool) -> None:
     """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""
     command = SimEngine(world).command(EngineSpec(model="sim", served_name="sim"))
     number = 0
-    for market, missing in ((Market.SPOT, pool.spot_wanted), (Market.ON_DEMAND, pool.on_demand_floor)):
+    numbers = Numbers.of(pool)
+    for market, missing in ((Market.SPOT, numbers.spot), (Market.ON_DEMAND, numbers.floor)):
         sold = [p for p in world.prices if p.market is market]
         while missing > 0:
             number += 1
@@ -102,4 +107,4 @@ def furnish(world: SimWorld, pool: Pool) -> None:
             token = f"{pool.name}/1/{number}"
             machine = world.add(LaunchRequest(token=token, pool=pool.name, placement=place, command=command))
             machine.visible_at = machine.until = machine.loaded_at = world.clock.now()
-            missing -= pool.units_of(place)
+            missing -= weight(pool, place)

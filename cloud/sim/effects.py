@@ -75,7 +75,7 @@ class Effects:
     """
 
     def __init__(self, clock: Clock, trace: Trace, *, beside: Effects | None = None) -> None:
-        self._clock, self._trace = clock, trace
+        self.clock, self._trace = clock, trace
         self.log: list[Effect] = [] if beside is None else beside.log
         self._hooks: list[Hook] = [] if beside is None else beside._hooks
         self.watchers: list[Watcher] = []
@@ -152,7 +152,7 @@ class Effects:
             kind=kind,
             subject=subject,
             detail=detail,
-            at=self._clock.now(),
+            at=self.clock.now(),
             travels=travels,
         )
         self.log.append(effect)

@@ -8,6 +8,7 @@ until it is ended, or `rates` draws faults for every call from the seeded genera
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -101,8 +102,9 @@ class Faults:
     1) where only some of the provider's replicas stand still. `lost_pages`: the share of lists that lack a
     page without saying so. `hidden`: nodes that no list shows. `lost_probes`: the share of looks at an engine
     that do not get through. `unreachable`: nodes whose engines none does. `forgetful`: balancers acknowledge
-    a set and go on with the one that they have. `broken_adapters`: sources that no engine can load. `met`
-    counts the calls that met each fault.
+    a set and go on with the one that they have. `broken_adapters`: sources that no engine can load.
+    `slow_disk`: seconds that a write of the journal takes. `met` counts the calls that met each fault,
+    `until` says for each name of a call until when the last one that met a fault was held up by it.
     """
 
     rng: random.Random
@@ -116,8 +118,10 @@ class Faults:
     unreachable: set[str] = field(default_factory=set)
     forgetful: bool = False
     broken_adapters: set[str] = field(default_factory=set)
+    slow_disk: float = 0.0
     calls: int = 0  # calls that were begun so far
     met: Counter[Fault] = field(default_factory=Counter)
+    until: dict[str, float] = field(default_factory=dict)
     _armed: dict[str, list[Fault]] = field(default_factory=dict)
     _outages: dict[str, list[Fault]] = field(default_factory=dict)
 
@@ -149,13 +153,20 @@ class Faults:
         """True in this share of all cases; nothing is drawn where there is no chance."""
         return share > 0.0 and (share >= 1.0 or self.rng.random() < share)
 
-    def draw(self, call: str, region: str = "", market: str = "") -> Fault | None:
-        """The fault of a call that begins now."""
+    def draw(self, call: str, region: str = "", market: str = "", *, now: float) -> Fault | None:
+        """The fault of a call that begins `now`."""
         self.calls += call not in ("stream", "acknowledge", "load", "unload")  # engines are ours
         fault = self._next(call, region, market)
         if fault is not None:
             self.met[fault] += 1
+            self.until[call] = now + (self.slow_for if fault is Fault.SLOW else 0.0)
         return fault
+
+    def troubled(self, call: str, now: float) -> float:
+        """Until when calls of this name went wrong, or hung: `now` while an outage of them lasts."""
+        if self.out(call) or self.out("any") or self._armed.get(call) or self._armed.get("any"):
+            return now
+        return min(now, self.until.get(call, -math.inf))
 
     def _next(self, call: str, region: str, market: str) -> Fault | None:
         there = (*(within((call,), region) if region else ()), *((buying(market),) if market else ()))

@@ -23,7 +23,13 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "no-way-back": "a node that drains gets no new requests",
     "dead-target": "no target points at an ended machine for long",
     "prompt-detach": "a noticed node leaves the target set at once, where enough others serve",
+    "one-source": "a notice that one source alone tells of takes its node out as well",
+    "acknowledged": "no source forgets a notice before it is in the journal",
+    "serves-on": "a noticed node whose time is not up leaves only where enough others serve",
+    "unserved": "no request finds nobody while a node is ready that should be a target",
     "no-request-cut": "a reclaim that was told in time cuts no request",
+    "pause": "while the pool is paused only noticed nodes drain, and nothing is launched or ended",
+    "clear-sight": "nothing is launched or ended on a list that is too old",
     "disruption": "no more nodes drain by choice at once than the disruption budget allows",
     "launch-rate": "no more launches in a minute than the limit allows",
     "spend": "nodes cost no more per hour than the spend cap",
@@ -69,6 +75,7 @@ class Bounds:
     forget_target: float = 15.0  # to take an ended machine out of a target set
     detach: float = 3.0  # to take a noticed node out of the target set, once enough others serve
     see_loss: float = 10.0  # to see that a node answers no more, or answers again
+    enter: float = 15.0  # for a ready node to become a target
     settle_calls: float = 60.0  # to have an outcome of every launch that was asked for
     finish: float = 10.0  # for requests to finish once their node has left the target set
     look_anew: float = 8.0  # to find out, after it was frozen, that no database answers

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from cloud.sim.books import Books
 from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
+from cloud.sim.numbers import Numbers
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind
 from policies.events import DrainStarted, Event, IntentOpened
@@ -76,6 +77,7 @@ class Limits:
         together: Together,
     ) -> None:
         self._world, self._pool, self._books = world, pool, books
+        self._numbers = Numbers.of(pool)
         self._checked, self._report, self._nodes_known, self.hidden = checked, report, known, hidden
         self._together = together
         together.join(self)
@@ -102,7 +104,7 @@ class Limits:
         notice as far as the journal tells: an old one may lack that it was taken back.
         """
         self._checked("disruption")
-        now, budget = self._world.clock.now(), self._pool.disruption_budget
+        now, budget = self._world.clock.now(), self._numbers.disturbed
         books = self._books()
         by_choice = [n for n, drain in books.draining.items() if drain.disturbs and not books.told.get(n)]
         leaving = [self._world.machine(node) for node in by_choice]

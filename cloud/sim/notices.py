@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from cloud.ports import Clock
@@ -32,13 +32,14 @@ class _Message:
 
 
 class NoticeBoard:
-    """What every source of a world holds."""
+    """What every source of a world holds. `sources`: those that there are; other words come by these."""
 
-    def __init__(self, world: SimWorld) -> None:
-        self._world = world
+    def __init__(self, world: SimWorld, sources: Sequence[str] = (QUEUE, METADATA)) -> None:
+        self._world, self._sources = world, tuple(sources)
         self._messages: dict[str, list[_Message]] = {QUEUE: [], METADATA: []}
         self._waiting: list[asyncio.Future[None]] = []
         self._published = 0
+        self.on_acknowledged: list[Callable[[Notice], None]] = []
 
     def publish(
         self,
@@ -53,15 +54,21 @@ class NoticeBoard:
     ) -> None:
         """Tell of a node, in each source, `copies` times, whether it is true or not."""
         now = self._world.clock.now()
+        sources = tuple(s for s in sources if s in self._sources) or self._sources
         machine = self._world.machines.get(node)
+        if machine is not None and not cancelled and kind is not NoticeKind.REBALANCE:
+            machine.deadlines.append(deadline)
         if machine is not None and deadline is not None and not cancelled:
             takes_away = machine.placement.market is Market.SPOT or kind not in TAKES_SPOT
+            for source in sources if takes_away else ():
+                machine.told_by.setdefault(source, now)
             machine.rumoured = machine.rumoured or (METADATA in sources and takes_away)
             if QUEUE in sources and takes_away:
                 machine.told_at = now if machine.told_at is None else machine.told_at
                 machine.warnings.append((now, deadline))
         elif machine is not None and cancelled:
             machine.told_at, machine.cancelled_at = None, now
+            machine.told_by.clear()
             machine.warnings.clear()
             machine.rumoured = machine.rumoured and METADATA not in sources
         for source in sources:
@@ -113,6 +120,8 @@ class NoticeBoard:
 
     def acknowledge(self, source: str, notice: Notice) -> None:
         """Forget every copy of one notice; one of the same id that was published later is another."""
+        for told in self.on_acknowledged:
+            told(notice)
         for message in self._messages[source]:
             if message.notice == notice:
                 message.acknowledged = True
@@ -151,7 +160,7 @@ class SimNotices:
             fresh = [m for m in self._board.open(self.name) if m.number > told]
             if fresh:  # they come in one batch, which comes or does not
                 await self._world.clock.sleep(self._world.rng.uniform(*self._world.pace.latency))
-                Faults.check(self._world.faults.draw("stream"), "stream")
+                Faults.check(self._world.faults.draw("stream", now=self._world.clock.now()), "stream")
             for message in fresh:
                 told = message.number
                 later = self._clock.now() - self._world.clock.now()

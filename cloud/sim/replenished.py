@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from cloud.sim.counting import units
+from cloud.sim.counting import units, weight
 from cloud.sim.faults import BALANCER, CLOUD, within
 from cloud.sim.invariants import Bounds, DaemonState
+from cloud.sim.numbers import Numbers
 from cloud.sim.world import Machine, SimWorld
 from policies.model import Pool
 from policies.regions import UNSEEN_FOR
@@ -157,4 +158,4 @@ class Apart(Replenished):
         taken = [*(m.placement for m in self._live()), *daemon.doubtful]
         cap, prices = self._pool.limits.spend_per_hour, self._world.prices
         dear = cap is not None and sum(prices[p] for p in taken) + max(prices.values()) > cap
-        return dear or sum(map(self._pool.units_of, taken)) >= self._pool.most_units
+        return dear or sum(weight(self._pool, p) for p in taken) >= Numbers.of(self._pool).most

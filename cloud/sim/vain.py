@@ -66,11 +66,16 @@ class InVain:
         self._told = _Told()
         self._written: _Told | None = None  # as it was before the journal could not be written
 
-    def hear(self, events: Sequence[Event], *, written: bool) -> None:
-        """What the daemon puts into its journal, or acts on without it."""
+    def hear(self, events: Sequence[Event], *, written: bool, on_disk: Sequence[Event] = ()) -> None:
+        """What the daemon puts into its journal, or acts on without it: see `Checker.hear`."""
         if any(isinstance(event, DaemonStarted) for event in events):
             self.forget_unwritten()
-        if written:
+        if on_disk and self._written is not None:
+            acted_on, self._told = self._told, self._written
+            for event in on_disk:
+                self._take(event)
+            self._told = acted_on
+        elif written:
             self._written = None
         elif self._written is None:
             self._written = self._told.copy()

@@ -52,7 +52,7 @@ class Wire:
     async def _way_out(
         self, call: str, region: str, market: str = "", done: Callable[[], bool] = lambda: False
     ) -> Fault | None:
-        fault = self._world.faults.draw(call, region, market)
+        fault = self._world.faults.draw(call, region, market, now=self._world.clock.now())
         await self._delay()
         if fault is Fault.SLOW:
             await self._world.clock.sleep(self._world.faults.slow_for)

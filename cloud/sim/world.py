@@ -71,7 +71,8 @@ class Machine:
     before which nobody can look at its engine.
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
     `told_at`: when the cloud first published that, `warnings`: each time, and the end that it named,
-    `cancelled_at`: when it took that back. `rumoured`: the node itself told of such a thing. `silent_since`:
+    `cancelled_at`: when it took that back. `rumoured`: the node itself told of such a thing. `told_by`: which
+    sources tell that it goes away, each since when, `deadlines`: what any of them ever named. `silent_since`:
     its engine has answered nothing since then though the machine runs. `unseen_since`: looks at its engine
     have not got through since then, `seen_again_at`: when the last such time ended, or its engine came back
     to life, which is `revived_at`. `quiet_from`: when it last fell silent or out of reach, or was stopped or
@@ -100,6 +101,8 @@ class Machine:
     told_at: float | None = None
     warnings: list[tuple[float, float]] = field(default_factory=list)
     rumoured: bool = False
+    told_by: dict[str, float] = field(default_factory=dict)
+    deadlines: list[float | None] = field(default_factory=list)
     cancelled_at: float | None = None
     silent_since: float | None = None
     unseen_since: float | None = None
@@ -186,6 +189,9 @@ class SimWorld:
         self.launches = 0
         self.cuts: list[Cut] = []
         self.on_tick: list[Callable[[float], None]] = []
+        self.listed_at: dict[
+            tuple[str, str], float
+        ] = {}  # pool, region -> when a list of it was last answered
         self._numbers: Iterator[int] = beside._numbers if beside is not None else itertools.count(1)
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._agenda_numbers = itertools.count()
@@ -363,6 +369,8 @@ class SimWorld:
             self._take(machine.placement)
             machine.told_at = machine.addressed_at = None  # that was of its last life
             machine.warnings.clear()
+            machine.told_by.clear()
+            machine.deadlines.clear()
             machine.state, machine.until = InstanceState.PENDING, now + self.rng.uniform(*self.pace.start)
             machine.loaded_at = machine.until + self.rng.uniform(*self.pace.reload)
             machine.adapters.clear()

@@ -175,6 +175,11 @@ class Loop:
         """Events that wait for the journal to accept writes."""
         return self._writing.behind
 
+    @property
+    def waiting(self) -> Sequence[Event]:
+        """These events, oldest first."""
+        return self._writing.waiting
+
     async def run(self) -> None:
         """Turn for ever: at once when a notice waits, soon after other events, and at every tick."""
         seconds = asyncio.get_running_loop().time

@@ -59,6 +59,11 @@ class Writing:
         return len(self._sent) + len(self._unwritten)
 
     @property
+    def waiting(self) -> Sequence[Event]:
+        """These events, oldest first."""
+        return (*self._sent, *self._unwritten)
+
+    @property
     def under_way(self) -> bool:
         """True while an append is, which may be on disk or not."""
         return self._append is not None

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from cloud.ports import EngineSpec
+from cloud.sim.acknowledged import Acknowledged
 from cloud.sim.adapters import AdapterTraffic, AdapterWatch, Asking
 from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
 from cloud.sim.beyond import Beyond
@@ -27,15 +28,15 @@ from orchestrator.simulation.recorded_store import SimProcess
 from orchestrator.simulation.virtual_time import VirtualClock
 from orchestrator.wiring.ports import Ports
 from policies.events import Event
-from policies.model import Pool
+from policies.model import Notice, Pool
 
 
 class SimPool:
     """What a simulation keeps for one pool.
 
     `daemon` says what the checker needs to know of the daemon, `nobody_leads_since` and `woke_at` what the
-    watcher of failsafe needs. `beside` is a pool of the same run, `together` all that share its budget. What
-    a run draws depends on its `seed`.
+    watcher of failsafe needs, `on_disk` whether the journal on disk tells of a notice. `beside` is a pool of
+    the same run, `together` all that share its budget. What a run draws depends on its `seed`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SimPool:
         nobody_leads_since: Callable[[], float | None],
         woke_at: Callable[[], float | None],
         together: Together,
+        on_disk: Callable[[str, Notice], bool],
         beside: SimPool | None = None,
     ) -> None:
         self.pool, self.sources = pool, tuple(sources)
@@ -65,7 +67,7 @@ class SimPool:
             pace=pace,
             beside=beside.world if beside is not None else None,
         )
-        self.board = NoticeBoard(self.world)
+        self.board = NoticeBoard(self.world, self.sources)
         self.table = TargetTable(
             f"sim-gateway{name}",
             self.world,
@@ -97,6 +99,7 @@ class SimPool:
                 report=self.checker.report,
                 forgotten=(bounds or Bounds()).see_loss,
             )
+        self.acknowledged = self._disk_watched(on_disk)
         self.vain = InVain(pool, checked=self.checked, report=self.checker.report)
         Beyond(
             self.world,
@@ -109,6 +112,16 @@ class SimPool:
             report=self.checker.report,
         )
         OneWriter(self.world, self.table, processes, checked=self.checked, report=self.checker.report)
+
+    def _disk_watched(self, on_disk: Callable[[str, Notice], bool]) -> Acknowledged:
+        """Whether a source forgets only what is on disk."""
+        watcher = Acknowledged(
+            on_disk=lambda notice: on_disk(self.pool.name, notice),
+            checked=self.checked,
+            report=self.checker.report,
+        )
+        self.board.on_acknowledged.append(watcher.acknowledged)
+        return watcher
 
     def ports(self, clock: VirtualClock) -> Ports:
         """The world as a daemon reaches it whose host has this clock."""
@@ -126,21 +139,27 @@ class SimPool:
         """Count that an invariant was put to the test."""
         self.checker.checked[name] += 1
 
-    def hear(self, events: Sequence[Event], written: bool) -> None:
-        """What a daemon puts into the pool's journal."""
-        self.checker.hear(events, written=written)
+    def hear(self, events: Sequence[Event], written: bool, on_disk: Sequence[Event] = ()) -> None:
+        """What a daemon puts into the pool's journal, or acts on before that is `written`.
+
+        `on_disk`: what was written now, heard or not, where others that were heard are not; else empty.
+        """
+        self.checker.hear(events, written=written, on_disk=on_disk)
         self.limits.hear(events)
-        self.vain.hear(events, written=written)
+        self.vain.hear(events, written=written, on_disk=on_disk)
+        self.acknowledged.hear(events, written=written, on_disk=on_disk)
 
     def forget_unwritten(self) -> None:
         """The daemon ends, and with it what it could not write."""
         self.checker.forget_unwritten()
         self.vain.forget_unwritten()
+        self.acknowledged.forget_unwritten()
 
     def forget(self, books: Books | None) -> None:
         """The journal is lost, or an older one is back, which said what these books say."""
         self.checker.forget(books)
         self.vain.forget()
+        self.acknowledged.forget()
 
     def furnish(self) -> None:
         """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""

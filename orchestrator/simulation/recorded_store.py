@@ -5,33 +5,58 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from cloud.sim.effects import Effects
+from cloud.sim.world import SimWorld
 from orchestrator.daemon.daemon import Daemon
-from orchestrator.journal.codec import encode
+from orchestrator.journal.codec import UnknownRecord, decode_event, encode
 from orchestrator.journal.database import Lane
+from orchestrator.journal.file import JournalError, JournalFile
 from orchestrator.journal.sqlite import SqliteFile, SqliteStore
 from orchestrator.journal.store import StoreUnavailable, Superseded, node_of
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.shared import SharedLease
 from orchestrator.loop.loop import Loop
 from policies.economics import BaselineHour, Charge
-from policies.events import Event, IntentOpened
+from policies.events import Event, IntentOpened, NoticeSeen
 from policies.memory import Memory
+
+T = TypeVar("T")
 
 
 class RecordedStore(SqliteStore):
     """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
 
     effects: Effects
-    hear: Callable[[str, Sequence[Event], bool], None]  # a pool, its events, and whether they are written
+    hear: Callable[[str, Sequence[Event], bool, Sequence[Event]], None]  # see `SimPool.hear`
+    slow: Callable[[], float] = staticmethod(lambda: 0.0)  # seconds that a write takes now
 
     def __init__(self, file: SqliteFile, *, inline: bool) -> None:
         super().__init__(file, inline=inline)
         self._acted_on: dict[str, list[Event]] = {}  # by pool: heard already, and not written yet
+        self._over = False
+
+    def notices(self, pool: str) -> set[tuple[str, str, str]] | None:
+        """Source, id and node of every notice that the file tells of, as it is; None where it is damaged."""
+        try:
+            with JournalFile.open(self.path) as file:
+                told = [decode_event(e.kind, e.body) for e in file.events() if e.pool == pool]
+            held = _at_once(self.load(pool))
+        except (JournalError, StoreUnavailable, UnknownRecord):
+            return None
+        notices = [event.notice for event in told if isinstance(event, NoticeSeen)]
+        records = (*(record.notices for record in held.nodes.values()), *held.early_notices.values())
+        return {(n.source, n.id, n.node) for n in (*notices, *chain(*records))}
+
+    def close(self) -> None:
+        """See Store."""
+        self._over = True
+        super().close()
 
     def serve_from(self, file: SqliteFile) -> None:
         """Go on with another way to the same file."""
@@ -54,20 +79,34 @@ class RecordedStore(SqliteStore):
         async def write() -> None:
             known = {id(e) for e in self._acted_on.get(pool, ())}
             news = [e for e in events if id(e) not in known]
+            if wait := self.slow():
+                self.foresee(pool, events)
+                news = [e for e in news if isinstance(e, IntentOpened)]
+                await self.effects.clock.sleep(wait)
+                if self._over:
+                    return
             try:
                 await super(RecordedStore, self).append(pool, events)
             except Superseded:
                 raise  # it ends, and does nothing more
             except StoreUnavailable:
-                # Drains go on without the journal, calls on the cloud do not.
-                news = [e for e in news if not isinstance(e, IntentOpened)]
-                self._acted_on.setdefault(pool, []).extend(news)
-                self.hear(pool, news, False)
+                self.foresee(pool, news)
                 raise
-            self._acted_on.pop(pool, None)
-            self.hear(pool, news, True)
+            written = {id(e) for e in events}
+            waits = [e for e in self._acted_on.pop(pool, ()) if id(e) not in written]
+            if waits:
+                self._acted_on[pool] = waits
+            self.hear(pool, news, True, events if waits else ())
 
         await self.effects.record("journal", "append", write, detail=f"{names} {check:08x}")
+
+    def foresee(self, pool: str, events: Sequence[Event]) -> None:
+        """These wait to be written: drains go on without the journal, calls on the cloud do not."""
+        known = {id(e) for e in self._acted_on.get(pool, ())}
+        news = [e for e in events if not isinstance(e, IntentOpened) and id(e) not in known]
+        if news:
+            self._acted_on.setdefault(pool, []).extend(news)
+            self.hear(pool, news, False, ())
 
     async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
         """See Store."""
@@ -131,6 +170,28 @@ class SimProcess:
         return not self.ended and bool(self.leases) and self.leases[-1].unanswered() is not None
 
 
+class Foresight:
+    """Where a write of the journal takes long, what it is about to say is in force already, and is heard."""
+
+    def __init__(
+        self, world: SimWorld, pools: Sequence[str], running: Callable[[], SimProcess | None]
+    ) -> None:
+        self._world, self._pools, self._running = world, pools, running
+        self._lags = False
+
+    def look(self) -> None:
+        """Hear what waits to be written by the daemon that is up."""
+        process = self._running() if self._world.faults.slow_disk or self._lags else None
+        self._lags = False
+        if process is None or process.frozen or not process.stores:
+            return
+        for pool in self._pools:
+            loop = process.loop(pool)
+            if loop is not None and loop.waiting:
+                self._lags = True
+                process.stores[-1].foresee(pool, loop.waiting)
+
+
 @contextlib.contextmanager
 def untouched(path: Path) -> Iterator[None]:
     """Keep a SQLite file and its log as they are on disk: closing a connection would tidy them up.
@@ -144,6 +205,16 @@ def untouched(path: Path) -> Iterator[None]:
         file.unlink(missing_ok=True)
         if file in kept:
             file.write_bytes(kept[file])
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine that waits for nothing returns."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    work.close()
+    raise RuntimeError("the journal of a simulation is read in place")
 
 
 def _name(event: Event) -> str:

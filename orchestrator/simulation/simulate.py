@@ -39,12 +39,12 @@ from orchestrator.lease.pair import Shared
 from orchestrator.lease.shared import SharedLease
 from orchestrator.simulation.pair import SimDatabase, acting, on_host, state_of
 from orchestrator.simulation.pool import SimPool
-from orchestrator.simulation.recorded_store import RecordedStore, SimProcess, untouched
+from orchestrator.simulation.recorded_store import Foresight, RecordedStore, SimProcess, untouched
 from orchestrator.simulation.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring.ports import Ports
 from policies.events import Event
 from policies.memory import Memory
-from policies.model import Market
+from policies.model import Market, Notice
 
 RESTART_AFTER = 2.0
 """Seconds between the death of a daemon and the start of the next, as systemd has it."""
@@ -131,12 +131,16 @@ class Simulation:
                 nobody_leads_since=lambda: self.database.nobody_leads_since(config.daemon.lease),
                 woke_at=partial(self._woke_at, name),
                 together=together,
+                on_disk=self._on_disk,
                 beside=next(iter(self.pools.values()), None),
             )
         first = next(iter(self.pools.values()))
         self.pool, self.world, self.board, self.table = first.pool, first.world, first.board, first.table
         self.checker, self.limits, self.vain = first.checker, first.limits, first.vain
         self.sources = first.sources
+        foreseen = Foresight(self.world, tuple(self.pools), lambda: self.running)
+        self.world.effects.watchers.insert(0, lambda *_: foreseen.look())
+        self.world.on_tick.insert(0, lambda _: foreseen.look())
         self.database = SimDatabase(self.world)
         if crash is not None:
             self.world.effects.hook = self._at_effect
@@ -260,6 +264,7 @@ class Simulation:
         def open_store(path: Path, *, now: float, inline: bool = False) -> RecordedStore:
             store = self._store.open(path, now=now, inline=inline)
             store.effects, store.hear = self.effects, self._hear
+            store.slow = lambda: self.world.faults.slow_disk
             stores.append(store)
             return store
 
@@ -417,16 +422,24 @@ class Simulation:
             for pool in self.pools.values():
                 pool.forget_unwritten()
 
-    def _hear(self, pool: str, events: Sequence[Event], written: bool) -> None:
+    def _hear(self, pool: str, events: Sequence[Event], written: bool, on_disk: Sequence[Event]) -> None:
         name = current_process()
         if any(p.paired and p.leads and p.name != name for p in self._living()):
             return  # it leads no more, and does not know
-        self.pools[pool].hear(events, written)
+        self.pools[pool].hear(events, written, on_disk)
 
     def forget(self, books: Books | None = None) -> None:
         """The journal is lost, or an older one is back, which said what these books say."""
         for pool in self.pools.values():
             pool.forget(books)
+
+    def _on_disk(self, pool: str, notice: Notice) -> bool:
+        """The journal tells of a notice; also one that nobody could read now might."""
+        process = self.running
+        if process is None or not process.stores:
+            return True
+        told = process.stores[-1].notices(pool)
+        return told is None or (notice.source, notice.id, notice.node) in told
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self._over:

@@ -71,13 +71,18 @@ class Campaign:
 
     def fresh(self) -> Iterator[Job]:
         """Seeds that nobody played before, without end."""
-        rng, used = random.Random(f"campaign/{self.base}"), set()
-        while True:
-            seed, hours, look = rng.choice(_SEEDS), rng.choice(LENGTHS), rng.choice(LOOKS)
-            if seed not in used:
-                used.add(seed)
-                outage = random.Random(f"kind/{seed}").random() < OUTAGES_SHARE
-                yield Job(kind="outage" if outage else "fresh", seed=seed, hours=hours, look=look)
+        return fresh_seeds(random.Random(f"campaign/{self.base}"), _SEEDS)
+
+
+def fresh_seeds(rng: random.Random, seeds: range) -> Iterator[Job]:
+    """Runs of seeds that nobody played before, from these, without end."""
+    used = set()
+    while True:
+        seed, hours, look = rng.choice(seeds), rng.choice(LENGTHS), rng.choice(LOOKS)
+        if seed not in used:
+            used.add(seed)
+            outage = random.Random(f"kind/{seed}").random() < OUTAGES_SHARE
+            yield Job(kind="outage" if outage else "fresh", seed=seed, hours=hours, look=look)
 
 
 def play_all(

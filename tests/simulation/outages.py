@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scenarios import LOOK, PACE, TWO_REGIONS, bounds, config, sales
+from swarm import Bug
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import CLOUD, Fault, within
+from cloud.sim.notices import METADATA, QUEUE
 from cloud.sim.world import Machine
-from orchestrator.simulation.recorded_store import SimProcess
+from orchestrator.simulation.recorded_store import RecordedStore, SimProcess
 from orchestrator.simulation.simulate import Outcome, Simulation
 from policies.model import Market
 
@@ -97,10 +99,19 @@ def outage_of(seed: int) -> Outage:
     return random.Random(f"outage/{seed}").choice(OUTAGES)
 
 
-def play(seed: int, *, hours: float, look: float = LOOK, kept: int = 400) -> Outcome:
-    """One run of a seed; `kept` lines of its trace stay."""
+def play(
+    seed: int,
+    *,
+    hours: float,
+    look: float = LOOK,
+    kept: int = 400,
+    planted: Bug | None = None,
+) -> Outcome:
+    """One run of a seed; `kept` lines of its trace stay. `planted`: see `swarm.play_swarm`."""
     rng, script = random.Random(f"strikes/{seed}"), outage_of(seed).script
     standby: dict[str, int] = rng.choice(({}, {}, {"hot": 1}, {"stopped": 1}))
+
+    pool = {"replicas": rng.choice((1, 2, 4, 4, 8)), "standby": standby}
 
     async def whole(sim: Simulation) -> None:
         await script(sim, rng, sim.clock.now() + hours * 3600.0)
@@ -108,13 +119,18 @@ def play(seed: int, *, hours: float, look: float = LOOK, kept: int = 400) -> Out
 
     with tempfile.TemporaryDirectory() as folder:
         sim = Simulation(
-            config(Path(folder), look=look, replicas=rng.choice((1, 2, 4, 4, 8)), standby=standby),
+            config(Path(folder), look=look, **pool),
             sales=sales(regions=TWO_REGIONS if script is without_a_region else None),
             seed=seed,
             pace=PACE,
             traffic=Traffic(per_second=2.0),
             bounds=bounds(look),
+            sources=random.Random(f"sources/{seed}").choice(((QUEUE, METADATA), (QUEUE,))),
+            wrap=None if planted is None else lambda ports: planted.wrap(sim, ports),
+            store=RecordedStore if planted is None else planted.store,
         )
+        if planted is not None:
+            planted.into(sim, pool)
         sim.world.trace.tail = deque(maxlen=kept)
         return sim.run(whole)
 

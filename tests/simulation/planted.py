@@ -8,14 +8,24 @@ in the journal, in the world, or in a rule of the daemon that is switched off. `
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from planted_judgements import (
+    acknowledges_first,
+    floor_one_short,
+    floor_rounded_down,
+    forgets_what_standbys_cost,
+    ignores_pauses,
+    ignores_settling,
+    launches_nothing_after_a_reclaim,
+    leaves_at_once,
+    trusts_old_lists,
+    waits_after_a_failed_write,
+)
 from planted_ports import (
     AcknowledgesTooEarly,
     AcknowledgesWithABug,
@@ -28,6 +38,7 @@ from planted_ports import (
     ListsWithABug,
     ListsWithoutAPause,
     LosesATarget,
+    NeverAdds,
     NeverForgets,
     NeverTerminates,
     PutsDrainingBack,
@@ -36,6 +47,7 @@ from planted_ports import (
     ShowsOthersMachines,
     around,
     both,
+    deaf_to,
 )
 from planted_rules import (
     Patch,
@@ -64,18 +76,47 @@ from planted_rules import (
     two_daemons_act,
     two_daemons_write_the_journal,
 )
+from planted_scripts import (
+    a_stranger_with_our_tag,
+    a_write_fails,
+    all_lost,
+    balancer_forgets,
+    beside_another_pool,
+    bootstrap_with_lost_answer,
+    drained_all_at_once,
+    forged_for_all,
+    forget_tokens,
+    given_time,
+    interrupted_on_demand,
+    journal_lost,
+    lists_away,
+    lost_while_a_standby_warms_up,
+    noticed_on_a_slow_disk,
+    partitioned,
+    paused,
+    reloaded,
+    started_short,
+    steady,
+    told_by,
+    two_noticed,
+    usurped,
+    wrong_clock,
+)
 from scenarios import (
+    ALB,
+    LOOK,
     PACE,
+    PROPAGATION,
     TWO_REGIONS,
+    Script,
     bootstrap,
+    bounds,
     config,
     database_away,
     key_not_granted,
     loss,
     notice,
-    offer,
     operator_drain,
-    place,
     region_silent,
     restarted_without_prices,
     return_to_spot,
@@ -84,18 +125,12 @@ from scenarios import (
     two_pools,
 )
 
-from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
-from cloud.sim.faults import Fault
-from cloud.sim.notices import METADATA
+from cloud.sim.notices import METADATA, QUEUE
 from orchestrator.simulation.recorded_store import RecordedStore
 from orchestrator.simulation.simulate import Outcome, Simulation
 from orchestrator.wiring.ports import Ports
-from policies.events import OperatorDrained
-from policies.model import Market, NoticeKind
-
-Script = Callable[[Simulation], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +138,8 @@ class Planted:
     """A bug: where it sits, the script that shows it, and the invariant that must say so.
 
     `within`: the number of seeds, from 1 on, one of which must show it. `rule`: switches a rule of the daemon
-    off. `pool`: what else `scenarios.config` is given.
+    off. `pool`: what else `scenarios.config` is given, `other`: what the daemon alone is given. `propagation`
+    of the balancer. `drawn`: seeds of the swarm and of outages can show it, see `hunt`.
     """
 
     name: str
@@ -114,6 +150,9 @@ class Planted:
     prepare: Callable[[Simulation], object] = lambda _: None
     store: type[RecordedStore] = RecordedStore
     pool: dict[str, Any] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
+    propagation: float = 0.0
+    drawn: bool = True
     regions: Mapping[str, str] = field(default_factory=dict)
     rule: Patch = contextlib.nullcontext
 
@@ -125,14 +164,22 @@ class Planted:
             sales=sales(regions=self.regions),
             seed=seed,
             pace=PACE,
-            traffic=Traffic(per_second=2.0),
+            traffic=Traffic(per_second=2.0, propagation=self.propagation),
+            bounds=bounds(LOOK, self.propagation),
             wrap=lambda ports: self.wrap(sim, ports),
             store=self.store,
             crash=crash,
         )
-        self.prepare(sim)
+        self.into(sim, self.pool)
         with self.rule():
             return sim.run(self.script)
+
+    def into(self, sim: Simulation, pool: Mapping[str, Any]) -> None:
+        """Plant what sits in the world; the daemon may keep another pool than the checker watches for."""
+        self.prepare(sim)
+        if self.other:
+            look = sim.config.daemon.poll_instances
+            sim.config = config(sim.config.daemon.state_dir.parent, look=look, **{**pool, **self.other})
 
     def caught(self) -> Outcome | None:
         """The first run in which the invariant speaks; None when it is silent in all `within` seeds."""
@@ -142,167 +189,6 @@ class Planted:
             if self.invariant in {b.name for b in outcome.broken}:
                 return outcome
         return None
-
-
-# -- scripts and worlds ----------------------------------------------------------------------------
-
-
-def forget_tokens(sim: Simulation) -> None:
-    sim.world.launch = lambda request: sim.world.described(sim.world.add(request))  # type: ignore[method-assign]
-
-
-async def bootstrap_with_lost_answer(sim: Simulation) -> None:
-    sim.world.pace = dataclasses.replace(PACE, list_lag=(8.0, 8.0))
-    sim.world.faults.arm("launch", Fault.LOST)
-    await bootstrap(sim)
-
-
-async def beside_another_pool(sim: Simulation) -> None:
-    for number in range(5):
-        request = LaunchRequest(
-            token=f"p/9/{number}",
-            pool="another",
-            placement=place(Market.SPOT, "a"),
-            command=EngineCommand(argv=("sim",)),
-        )
-        machine = sim.world.add(request)
-        machine.visible_at = machine.until = machine.loaded_at = sim.clock.now()
-    await bootstrap(sim)
-
-
-async def steady(sim: Simulation) -> None:
-    """A whole pool with nothing to do."""
-    sim.furnish()
-    sim.boot()
-    await sim.settle(steady=60.0)
-
-
-async def forged_for_all(sim: Simulation) -> None:
-    """Every node says that it goes away, and none does."""
-    await whole(sim)
-    await sim.clock.sleep(10.0)
-    for machine in sim.live():
-        sim.board.publish(machine.id, deadline=sim.clock.now() + 15.0, sources=(METADATA,))
-    await sim.settle()
-
-
-async def interrupted_on_demand(sim: Simulation) -> None:
-    """The cloud says spot interruption of nodes that are no spot nodes."""
-    await whole(sim)
-    for machine in sim.live(Market.ON_DEMAND):
-        sim.board.publish(machine.id, deadline=sim.clock.now() + 60.0)
-    await sim.settle()
-
-
-async def journal_lost(sim: Simulation) -> None:
-    await whole(sim)
-    assert sim.running is not None
-    sim.kill(sim.running)
-    sim.lose_journal()
-    sim.boot()
-    await sim.settle(within=120.0)
-
-
-async def a_stranger_with_our_tag(sim: Simulation) -> None:
-    request = LaunchRequest(
-        token="web-7",
-        pool=sim.pool.name,
-        placement=place(Market.ON_DEMAND, "c"),
-        command=EngineCommand(argv=("sim",)),
-    )
-    machine = sim.world.add(request, foreign=True)
-    machine.visible_at = machine.until = machine.loaded_at = sim.clock.now()
-    await whole(sim)
-
-
-async def wrong_clock(sim: Simulation) -> None:
-    """The host is an hour ahead of the provider, and its daemon is awake for longer than a boot takes."""
-    sim.ahead = 3600.0
-    sim.boot()
-    await sim.settle()
-    await sim.clock.sleep(sim.pool.health.boot_timeout)
-    sim.world.terminate(sim.live()[0].id)
-    await sim.settle()
-
-
-async def usurped(sim: Simulation) -> None:
-    """A daemon hangs, another is started in its place, and the first wakes up in the middle of a swap."""
-    await whole(sim)
-    first = sim.running
-    assert first is not None
-    sim.freeze(first)
-    (sim.config.daemon.state_dir / "lease").unlink()
-    sim.boot()
-    await sim.clock.sleep(10.0)
-    sim.thaw(first)
-    for machine in sim.live(Market.SPOT):
-        sim.board.reclaim(machine.id, after=60.0, notice=60.0)
-    await sim.settle(within=300.0)
-
-
-async def drained_all_at_once(sim: Simulation) -> None:
-    """An operator asks for the drain of every on-demand node."""
-    await whole(sim)
-    for machine in sim.live(Market.ON_DEMAND):
-        asked = partial(OperatorDrained, node=machine.id, budget=20.0, reason="maintenance")
-        await sim.operate(lambda now, asked=asked: asked(at=now))
-    await sim.settle()
-
-
-async def started_short(sim: Simulation) -> None:
-    """From nothing to what the budget holds of what the pools want."""
-    sim.boot()
-    await sim.clock.sleep(120.0)
-
-
-async def partitioned(sim: Simulation) -> None:
-    """The daemon's host reaches none of the nodes; the balancer does. The only node must stay."""
-    await whole(sim)
-    sim.checker.faults_on = True
-    sim.world.faults.arm("launch", Fault.QUOTA, times=1000)
-    sim.world.faults.unreachable |= {m.id for m in sim.live()}
-    await sim.clock.sleep(120.0)
-    sim.world.faults.unreachable.clear()
-    sim.world.faults.disarm("launch")
-    sim.checker.faults_on = False
-    await sim.settle()
-
-
-async def balancer_forgets(sim: Simulation) -> None:
-    """A drain is acknowledged and forgotten."""
-    await whole(sim)
-    sim.checker.faults_on = True
-    sim.world.faults.forgetful = True
-    node = sim.live(Market.ON_DEMAND)[0].id
-    deadline = sim.clock.now() + 20.0
-    sim.board.publish(node, kind=NoticeKind.MAINTENANCE, deadline=deadline)
-    await sim.clock.sleep(90.0)
-    sim.world.faults.forgetful = False
-    sim.checker.faults_on = False
-    await sim.settle()
-
-
-async def reloaded(sim: Simulation) -> None:
-    """Somebody writes a word where a number belongs, and reloads."""
-    await whole(sim)
-    await offer(sim, lambda: config(sim.config.daemon.state_dir.parent, replicas="many"))
-    await sim.settle()
-
-
-async def whole(sim: Simulation) -> None:
-    """A whole pool under a daemon."""
-    sim.furnish()
-    sim.boot()
-    await sim.settle()
-
-
-def other_pool(**pool: Any) -> Callable[[Simulation], object]:
-    """The daemon keeps another pool than the checker watches for."""
-
-    def prepare(sim: Simulation) -> None:
-        sim.config = config(sim.config.daemon.state_dir.parent, **pool)
-
-    return prepare
 
 
 PLANTED: tuple[Planted, ...] = (
@@ -370,7 +256,7 @@ PLANTED: tuple[Planted, ...] = (
         name="a healthy target is taken out by choice",
         invariant="no-self-harm",
         script=steady,
-        prepare=other_pool(replicas=3),
+        other={"replicas": 3},
     ),
     Planted(
         name="a draining node is put back",
@@ -404,7 +290,7 @@ PLANTED: tuple[Planted, ...] = (
         name="the on-demand floor is forgotten",
         invariant="floor",
         script=notice,
-        prepare=other_pool(spot_share=1.0, limits={"disruption": 1.0}),
+        other={"spot_share": 1.0, "limits": {"disruption": 1.0}},
     ),
     Planted(
         name="a start that failed is repeated",
@@ -422,7 +308,7 @@ PLANTED: tuple[Planted, ...] = (
         name="too many are launched",
         invariant="bounded",
         script=bootstrap,
-        prepare=other_pool(replicas=8),
+        other={"replicas": 8},
     ),
     Planted(name="intents are not journalled", invariant="journal", script=bootstrap, store=ForgetsIntents),
     Planted(name="nothing is journalled", invariant="journal", script=notice, store=ForgetsAll),
@@ -587,5 +473,71 @@ PLANTED: tuple[Planted, ...] = (
         script=database_away,
         pool={"replicas": 8},
         rule=takes_out_what_it_likes,
+    ),
+    Planted(
+        name="a notice is acknowledged before it is journalled",
+        invariant="acknowledged",
+        script=noticed_on_a_slow_disk,
+        rule=acknowledges_first,
+    ),
+    Planted(
+        name="the spend cap forgets stopped standbys that run",
+        invariant="spend",
+        script=lost_while_a_standby_warms_up,
+        rule=forgets_what_standbys_cost,
+        pool={"standby": {"stopped": 1}, "limits": {"spend_per_hour": 12.5}},
+    ),
+    Planted(name="the floor is one short", invariant="floor", script=given_time, rule=floor_one_short),
+    Planted(name="the floor is rounded down", invariant="floor", script=given_time, rule=floor_rounded_down),
+    Planted(name="a pause is ignored", invariant="pause", script=paused, rule=ignores_pauses),
+    Planted(
+        name="stale lists are trusted a hundred times as long",
+        invariant="clear-sight",
+        script=lists_away,
+        rule=trusts_old_lists,
+    ),
+    Planted(
+        name="noticed nodes always leave at once",
+        invariant="serves-on",
+        script=two_noticed,
+        rule=leaves_at_once,
+    ),
+    Planted(
+        name="nothing is launched for 40 minutes after a reclaim",
+        invariant="convergence",
+        script=loss,
+        rule=launches_nothing_after_a_reclaim,
+    ),
+    Planted(
+        name="the queue is not heard",
+        invariant="one-source",
+        script=told_by(QUEUE),
+        wrap=deaf_to(QUEUE),
+    ),
+    Planted(
+        name="what nodes tell of themselves is not heard",
+        invariant="one-source",
+        script=told_by(METADATA),
+        wrap=deaf_to(METADATA),
+    ),
+    Planted(
+        name="a ready node is never made a target",
+        invariant="unserved",
+        script=all_lost,
+        wrap=around("balancers", NeverAdds),
+    ),
+    Planted(
+        name="a set that could not be written waits for a minute",
+        invariant="one-source",
+        script=a_write_fails,
+        rule=waits_after_a_failed_write,
+    ),
+    Planted(
+        name="the settle time is ignored behind a slow balancer",
+        invariant="detach-first",
+        script=two_noticed,
+        rule=ignores_settling,
+        pool={"replicas": 10, "drain": ALB},
+        propagation=PROPAGATION,
     ),
 )

@@ -121,6 +121,16 @@ class LosesATarget(Around):
         await self._real.apply(desired[1:] if len(desired) == 4 else desired, generation)
 
 
+class NeverAdds(Around):
+    """What was in the first set stays, and nothing is added to it."""
+
+    async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
+        if not hasattr(self._sim, "first_set") and desired:
+            self._sim.first_set = {s.id for s in desired}  # type: ignore[attr-defined]
+        first = getattr(self._sim, "first_set", set())
+        await self._real.apply([s for s in desired if s.id in first], generation)
+
+
 class PutsDrainingBack(Around):
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
         await self._real.apply(desired, generation)
@@ -173,6 +183,16 @@ class Deaf(Around):
         async for _ in self._real.stream():
             continue
         yield  # type: ignore[misc]
+
+
+def deaf_to(source: str) -> Callable[[Simulation, Ports], Ports]:
+    """Nothing that one source tells is heard, and all that the others tell is."""
+
+    def wrap(sim: Simulation, ports: Ports) -> Ports:
+        notices = tuple(Deaf(each, sim) if each.name == source else each for each in ports.notices)
+        return dataclasses.replace(ports, notices=notices)
+
+    return wrap
 
 
 # -- the journal -----------------------------------------------------------------------------------

@@ -168,11 +168,7 @@ silence_is_loss: Patch = partial(
 """What this host cannot reach is lost, whatever the balancers say."""
 
 
-def _confirms_reports() -> AbstractContextManager[object]:
-    return mock.patch.object(interruption, "Confidence", mock.Mock(CONFIRMED=Confidence.REPORTED))
-
-
-believes_every_report: Patch = _confirms_reports
+believes_every_report: Patch = instead(interruption, "CONFIRMED", frozenset(Confidence))
 """What a node says of itself is taken for the cloud's word, for as many nodes at once as say so."""
 
 

@@ -15,6 +15,7 @@ from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
 from cloud.sim.faults import CLOUD, Fault, buying, within
 from cloud.sim.invariants import Bounds
+from cloud.sim.numbers import Numbers
 from cloud.sim.world import Pace, Sale
 from orchestrator.config.load import Config, build_config
 from orchestrator.simulation.simulate import Outcome, Simulation, Wrap
@@ -61,14 +62,23 @@ LOOK = 2.0
 """Seconds between two looks of a daemon at the same thing, where nothing else is said."""
 
 
-def bounds(look: float) -> Bounds:
-    """What may be expected of a daemon that looks every `look` seconds."""
+ALB: Mapping[str, Any] = {"budget": 45.0, "margin": 5.0, "settle": 25.0}
+"""How a pool drains whose balancer routes for PROPAGATION seconds by what it held before a change."""
+
+PROPAGATION = 20.0
+
+
+def bounds(look: float, propagation: float = 0.0) -> Bounds:
+    """What may be expected of a daemon that looks every `look` seconds, behind such a balancer."""
     known = Bounds()
     return Bounds(
         track=max(known.track, 3 * look),
         forget_target=max(known.forget_target, 3 * look),
         detach=max(known.detach, 1.5 * look),
         see_loss=max(known.see_loss, 4 * look),
+        enter=max(known.enter, 4 * look),
+        finish=known.finish + propagation,
+        told_early=known.told_early + propagation,
     )
 
 
@@ -290,7 +300,7 @@ async def spot_not_allowed(sim: Simulation) -> None:
     sim.world.terminate(sim.live(Market.ON_DEMAND)[0].id)
     await sim.clock.sleep(40.0)
     live = Counter(m.placement.market for m in sim.live())
-    if live != Counter({Market.ON_DEMAND: sim.pool.on_demand_floor}):
+    if live != Counter({Market.ON_DEMAND: Numbers.of(sim.pool).floor}):
         sim.checker.report("in-vain", "market", f"{dict(live)} live while spot is denied")
     end()
     await sim.operate(lambda now: Resumed(at=now, by="somebody"))

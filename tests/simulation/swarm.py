@@ -11,6 +11,7 @@ pool nor the world nor when the others strike.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import tempfile
 from collections import deque
@@ -18,17 +19,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from scenarios import LOOK, TWO_REGIONS, bounds, config, sales
+from scenarios import ALB, LOOK, PROPAGATION, TWO_REGIONS, bounds, config, sales
 from swarm_faults import FAULTS, Kind, price_walk
+from swarm_host import slow_disk
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Fault, Rates
+from cloud.sim.notices import METADATA, QUEUE
+from cloud.sim.numbers import Numbers
 from cloud.sim.world import Pace, Sale
+from orchestrator.simulation.recorded_store import RecordedStore
 from orchestrator.simulation.simulate import Outcome, Simulation
 from orchestrator.wiring.ports import Ports
 from policies.events import Resumed
+from policies.model import Market, Pool
 
 CALM = 15.0
 """So many times `vanish_grace` after the last fault "how soon" counts again: lists are doubted for ten,
@@ -46,9 +52,14 @@ LARGE = 0.15
 APART = 0.3
 """Share of seeds with two regions."""
 
-CAPPED = 0.1
+CAPPED = 0.25
 """Share of seeds with a spend cap, where prices stand still and all nodes are of one size."""
 
+TIGHT = 0.7
+"""Share of those whose cap is so close to what the pool costs that it binds now and then."""
+
+SLOW_BALANCER = 0.2
+"""Share of seeds whose balancer routes by what it held before for as long as an ALB does."""
 
 PRICELESS = 0.1
 """Share of seeds without a spend cap whose prices are away from some instant on for good."""
@@ -75,9 +86,13 @@ class Swarm:
         self.kinds = () if untroubled else tuple(k for k in FAULTS if self._knows(k))
         if cap := self._cap():
             self.pool["limits"] = {"spend_per_hour": cap}
+        self.propagation = self._propagation()
+        self.sources = self._sources()
         self.priceless_from = self._priceless()
 
     def _knows(self, kind: Kind) -> bool:
+        if kind.strike is slow_disk and self.seed in REGRESSIONS:
+            return False
         return drawn(f"known/{kind.name}", self.seed).random() < kind.share
 
     def _pool(self) -> dict[str, Any]:
@@ -119,8 +134,24 @@ class Swarm:
         apart = drawn("regions", self.seed).random() < APART and self.seed not in REGRESSIONS
         return TWO_REGIONS if apart else {}
 
+    def _propagation(self) -> float:
+        """Seconds for which the balancer routes by what it held before: none in the saved seeds."""
+        slow = drawn("propagation", self.seed).random() < SLOW_BALANCER and self.seed not in REGRESSIONS
+        if slow:
+            self.pool["drain"] = ALB
+        return PROPAGATION if slow else 0.0
+
+    def _sources(self) -> tuple[str, ...]:
+        """Where notices come from: one alone may hide the loss of the other."""
+        both = (QUEUE, METADATA)
+        return (
+            both
+            if self.seed in REGRESSIONS
+            else drawn("sources", self.seed).choice((both, both, both, (QUEUE,), (METADATA,)))
+        )
+
     def _cap(self) -> float:
-        """What all on demand and a node or two more cost at the dearest place: a shortage of spot needs that.
+        """What the mix and a node more cost at the dearest place, or all on demand and a node or two more.
 
         Nothing where prices move, which a daemon only sees when it looks, and in the saved seeds.
         """
@@ -130,7 +161,18 @@ class Swarm:
             return 0.0
         most = self.pool["replicas"] + sum(self.pool.get("standby", {}).values())
         most += self.pool["replicas"] if "mix" in self.pool else 0  # standbys, or insurance
-        return max(sale.price for sale in sales()) * (most + rng.choice((1, 2)))
+        dear, more, tight = max(sale.price for sale in sales()), rng.choice((1, 2)), rng.random() < TIGHT
+        if not tight or "mix" in self.pool:
+            return dear * (most + more)
+        if rng.random() < 0.5:  # it runs until it is ready, and costs something meanwhile
+            self.pool["standby"] = {"stopped": 1}
+        numbers = Numbers.of(Pool(name="p", replicas=self.pool["replicas"], spot_share=self._share()))
+        spot = max(sale.price for sale in sales() if sale.placement.market is Market.SPOT)
+        hot = self.pool.get("standby", {}).get("hot", 0)
+        return dear * (numbers.floor + hot + 1) + spot * numbers.spot
+
+    def _share(self) -> float:
+        return float(self.pool.get("spot_share", 0.7))
 
     def _priceless(self) -> float | None:
         """Seconds after which prices cannot be read any more: the pool must come to what is wanted all the
@@ -184,7 +226,7 @@ class Swarm:
         await sim.clock.sleep(CALM * sim.pool.patience.vanish_grace)
         sim.checker.faults_on = False
         # What the adaptive mix aims at is its own affair: it has come to it when it rests.
-        await sim.settle(within=3600.0, steady=60.0 if "mix" in self.pool else 5.0)
+        await sim.settle(within=settles_within(sim), steady=60.0 if "mix" in self.pool else 5.0)
 
     async def _strike(self, sim: Simulation, kind: Kind, end: float) -> None:
         """One kind of fault, now and then until the end."""
@@ -197,6 +239,22 @@ class Swarm:
             await sim.clock.sleep(wait)
             sim.world.trace.add("fault", kind.name)
             await kind.strike(sim, rng)
+
+
+def settles_within(sim: Simulation) -> float:
+    """Seconds after which a pool that nothing disturbs any more must be as it is wanted, by its settings.
+
+    What boots in vain is given up, what was refused is forgotten, and what died is replaced. Then the mix
+    comes back a few nodes at a time: each boots and has to be stable before what stood in for it drains.
+    """
+    pool, pace, numbers = sim.pool, sim.world.pace, Numbers.of(sim.pool)
+    rules, look = pool.back_to_spot, sim.config.daemon.poll_instances
+    first = pool.health.boot_timeout + pool.health.replace_after + pool.patience.effect_timeout
+    first += 10 * pool.placement.refusal_half_life + pool.patience.stale_after
+    boots = pace.boot[1] + pace.load[1] * pace.slower + pace.list_lag[1] + 4 * look
+    wave = rules.hold + rules.stable + boots + pool.drain.budget + pool.drain.settle + 4 * look
+    waves = math.ceil(numbers.spot / rules.at_once) + bool(numbers.hot) + bool(numbers.stopped) + 1
+    return first + waves * wave * (2 if pool.adaptive is not None else 1)
 
 
 REGRESSIONS: tuple[int, ...] = (
@@ -230,27 +288,48 @@ REGRESSIONS: tuple[int, ...] = (
 REGRESSION_HOURS = 0.25
 
 
+class Bug(Protocol):
+    """What is planted into a run: it replaces ports and the journal, and `into` changes the rest."""
+
+    @property
+    def wrap(self) -> Callable[[Simulation, Ports], Ports]: ...
+
+    @property
+    def store(self) -> type[RecordedStore]: ...
+
+    def into(self, sim: Simulation, pool: Mapping[str, Any]) -> None: ...
+
+
 def play(seed: int, *, hours: float, look: float = LOOK) -> Outcome:
     """One run of a seed."""
     return play_swarm(Swarm(seed, hours, look=look))
 
 
 def play_swarm(
-    swarm: Swarm, *, wrap: Callable[[Simulation, Ports], Ports] | None = None, kept: int = 400
+    swarm: Swarm,
+    *,
+    wrap: Callable[[Simulation, Ports], Ports] | None = None,
+    planted: Bug | None = None,
+    kept: int = 400,
 ) -> Outcome:
     """One run of what a seed drew; `kept` lines of its trace stay.
 
-    `wrap` replaces ports of every daemon, to plant bugs.
+    `wrap` replaces ports of every daemon. `planted`: a bug, whose rule is in force already.
     """
+    wrap = planted.wrap if planted is not None else wrap
     with tempfile.TemporaryDirectory() as folder:
         sim = Simulation(
             config(Path(folder), record_turns=swarm.record_turns, look=swarm.look, **swarm.pool),
             sales=[*sales(regions=swarm.regions), *swarm.large],
             seed=swarm.seed,
             pace=swarm.pace,
-            traffic=Traffic(per_second=2.0),
-            bounds=bounds(swarm.look),
+            traffic=Traffic(per_second=2.0, propagation=swarm.propagation),
+            bounds=bounds(swarm.look, swarm.propagation),
+            sources=swarm.sources,
             wrap=None if wrap is None else lambda ports: wrap(sim, ports),
+            store=RecordedStore if planted is None else planted.store,
         )
+        if planted is not None:
+            planted.into(sim, swarm.pool)
         sim.world.trace.tail = deque(maxlen=kept)
         return sim.run(swarm.script)

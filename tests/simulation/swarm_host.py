@@ -142,6 +142,15 @@ async def disk_full(sim: Simulation, rng: random.Random) -> None:
             await sim.clock.sleep(wait)
 
 
+async def slow_disk(sim: Simulation, rng: random.Random) -> None:
+    """Every write of the journal takes seconds, and the daemon may be killed while one is under way."""
+    sim.world.faults.slow_disk = rng.choice((0.2, 1.0, 4.0))
+    await sim.clock.sleep(rng.uniform(30, 300))
+    if rng.random() < 0.3:
+        await killed(sim, rng)
+    sim.world.faults.slow_disk = 0.0
+
+
 async def clock_stepped(sim: Simulation, rng: random.Random) -> None:
     """The host's clock is set, forward or back; the next daemon starts with it."""
     sim.ahead = rng.choice((0.0, 1.0, -1.0)) * rng.choice((5.0, 120.0, 3600.0, 86_400.0))
@@ -168,6 +177,6 @@ HOST = (
     (killed, 0.4, 300.0), (stopped, 0.3, 300.0), (down_for_long, 0.2, 600.0), (frozen, 0.3, 300.0),
     (second_daemon, 0.2, 600.0), (usurped, 0.2, 600.0), (journal_lost, 0.2, 600.0),
     (journal_corrupt, 0.2, 600.0), (journal_restored, 0.2, 600.0), (disk_full, 0.3, 300.0),
-    (clock_stepped, 0.2, 600.0), (bad_reload, 0.2, 300.0),
+    (slow_disk, 0.3, 300.0),    (clock_stepped, 0.2, 600.0), (bad_reload, 0.2, 300.0),
 )  # fmt: skip
 """Strikes, the share of all seeds that know each, and the mean pause between two of them, seconds."""

@@ -267,7 +267,7 @@ async def test_what_a_daemon_cannot_write_that_another_took_over_from_is_on_no_b
     for store in (first, second):
         clock = VirtualClock(VirtualTimeLoop(1))
         store.effects = Effects(clock, Trace(clock))
-        store.hear = lambda _pool, events, written: heard.append(([*events], written))
+        store.hear = lambda _pool, events, written, _: heard.append(([*events], written))
         await store.next_epoch(5.0)
     started, drained = (
         DaemonStarted(at=1.0, epoch=5),

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from swarm import REGRESSION_HOURS, REGRESSIONS, Swarm, drawn, play
 from swarm_faults import FAULTS
+
+from cloud.sim.notices import METADATA, QUEUE
 
 HOURS = 0.25
 FRESH = range(2000, 2008)
@@ -92,7 +95,9 @@ def test_one_pool_in_ten_is_adaptive_and_the_saved_seeds_are_not() -> None:
 def test_some_pools_have_a_spend_cap_where_prices_stand_still() -> None:
     swarms = [Swarm(seed, HOURS) for seed in range(5000, 5500)]
     capped = [s for s in swarms if "limits" in s.pool]
-    assert 15 <= len(capped) <= 50
+    assert 60 <= len(capped) <= 110
+    tight = [s for s in capped if s.pool["limits"]["spend_per_hour"] < 3.6 * s.pool["replicas"]]
+    assert len(tight) >= 15  # they cannot all be on demand
     assert not any(s.large or "price_walk" in {kind.name for kind in s.kinds} for s in capped)
     assert not any("limits" in Swarm(seed, HOURS).pool for seed in REGRESSIONS)
 
@@ -104,6 +109,18 @@ def test_some_pools_lose_their_prices_for_good_and_have_no_spend_cap() -> None:
     assert any(s.priceless_from == 0.0 for s in priceless)
     assert not any("limits" in s.pool for s in priceless)
     assert not any(Swarm(seed, HOURS).priceless_from is not None for seed in REGRESSIONS)
+
+
+def test_some_balancers_are_slow_and_some_pools_have_one_source_of_notices() -> None:
+    swarms = [Swarm(seed, HOURS) for seed in range(5000, 5500)]
+    slow = [s for s in swarms if s.propagation]
+    assert 70 <= len(slow) <= 130
+    assert all(s.pool["drain"]["settle"] > s.propagation for s in slow)
+    alone = Counter(s.sources for s in swarms if len(s.sources) == 1)
+    assert min(alone[(QUEUE,)], alone[(METADATA,)]) >= 70
+    saved = [Swarm(seed, HOURS) for seed in REGRESSIONS]
+    assert not any(s.propagation or len(s.sources) == 1 for s in saved)
+    assert not any("slow_disk" in {kind.name for kind in s.kinds} for s in saved)
 
 
 def test_some_seeds_know_no_fault_and_none_knows_all() -> None:

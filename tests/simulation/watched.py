@@ -37,11 +37,13 @@ class Watched:
         machines: int = 3,
         replicas: int = 3,
         traffic: float = 0.0,
+        propagation: float = 0.0,
         **pool: Any,
     ) -> None:
         self.clock, self.known = VirtualClock(loop), set[str]()
         self.world = SimWorld(self.clock, sales=sales(capacity=9), rng=random.Random(1))
-        self.table = TargetTable("lb", self.world, rng=random.Random(2), traffic=Traffic(per_second=traffic))
+        asked = Traffic(per_second=traffic, propagation=propagation)
+        self.table = TargetTable("lb", self.world, rng=random.Random(2), traffic=asked)
         self.balancer, self.instances = SimBalancer(self.table, self.world), SimInstances(self.world)
         share = 0.0 if market is Market.ON_DEMAND else 0.7
         drain = DrainRules(budget=20.0, margin=5.0)
