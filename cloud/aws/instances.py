@@ -23,6 +23,8 @@ _FILTER_VALUES = 200  # the most values that a filter takes
 _YOUNG = 120.0  # s after a launch during which NotFound means that EC2's descriptions lag
 _NO_LATEST = ("UnsupportedOperation", "IncorrectInstanceState", "InvalidParameterCombination")
 """Codes by which EC2 says that it cannot ask this machine itself, as of types that are not built on Nitro."""
+_WRONG_STATE = ("IncorrectInstanceState", "IncorrectState")
+"""Codes by which EC2 says that a machine is there, and not as it has to be for what is asked."""
 _GONE = (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN)
 
 
@@ -179,7 +181,7 @@ class AwsInstances:
         try:
             await self._change(node, operation)
         except CloudError as error:
-            if code_of(error) not in ("IncorrectInstanceState", "IncorrectState"):
+            if code_of(error) not in _WRONG_STATE:
                 raise
             state = await self._state(node)
             if state is None or state in _GONE:
@@ -199,7 +201,7 @@ class AwsInstances:
 
         Where the daemon may change by tag only, which is what its policy says, EC2 refuses a machine that is
         no more, or not yet, like one that is not ours: it looks for rights before it looks for the machine.
-        So a refusal is followed by a look.
+        So a refusal is followed by a look, but for one that speaks of the machine's state.
 
         Raises NotFound for a machine that is gone, Uncertain for a young one that EC2 does not show yet,
         Denied for one that is there.
@@ -209,6 +211,8 @@ class AwsInstances:
         except NotFound as missing:
             raise self._missing(node) from missing
         except Denied as denied:
+            if code_of(denied) in _WRONG_STATE:
+                raise
             try:
                 state = await self._state(node)
             except NotFound:
