@@ -11,6 +11,9 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from policies.actions import ActionKind
 from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
 from policies.events import (
@@ -97,148 +100,112 @@ _ASKED = {
 
 def sentence(event: Event) -> str:
     """One event in words, without its time and node."""
-    match event:
-        case NodeSeen():
-            return f"seen for the first time: {event.placement}, {usd_per_hour(event.price)}"
-        case NodeReady():
-            return f"ready at {event.address}"
-        case NodeStopped():
-            return "stopped"
-        case NodeMissing():
-            return "not in a complete list of instances"
-        case NodeFound():
-            return "in the list of instances again"
-        case NodeIdle():
-            return "drained: no request in flight"
-        case NodeBusy():
-            return "requests in flight again"
-        case NodeRouted():
-            return "a balancer that had let it go sends it requests again"
-        case NodeGone():
-            return f"{_GONE[event.cause]}{f' ({event.detail})' if event.detail else ''}"
-        case NoticeSeen():
-            return _notice(event)
-        case IntentOpened() | IntentClosed() | TargetsApplied() | DrainStarted() | DrainEnded():
-            return _deed(event)
-        case DrainHeld():
-            return f"keeps serving for now: {event.reason}"
-        case OperatorDrained() | GpuCondemned() | NodeOutdated():
-            asked = isinstance(event, OperatorDrained)
-            return f"{'an operator asked for a drain' if asked else 'to be replaced'}: {event.reason}"
-        case GpuAcquitted():
-            return "no trouble of its GPUs for long: it stays"
-        case OperatorUndrained():
-            return f"an operator took the drain back: {event.reason}"
-        case DaemonStarted():
-            return f"daemon started, epoch {event.epoch}"
-        case PoolConfigured():
-            return f"replicas is {event.replicas} from now on"
-        case PoolRemoved():
-            return "the pool was removed; it has no nodes any more"
-        case ConfigRejected():
-            return f"the configuration was not taken up: {'; '.join(event.problems)}"
-        case PoolWhole():
-            return "all replicas are ready for the first time"
-        case PoolGrew():
-            return f"{event.ready} ready at once, more than before"
-        case PricesRead():
-            return _prices(event)
-        case Paused():
-            until = "until resumed" if event.until is None else f"for {event.until - event.at:.0f} s"
-            return f"paused {until} by {event.by}: {event.reason}"
-        case Resumed():
-            return f"resumed by {event.by}"
-        case AlarmRaised():
-            return f"alarm {event.name}: {event.text}"
-        case BootFailed():
-            return _boot_failed(event)
-        case StartMeasured():
-            return _start(event)
-        case StateChanged():
-            before = f", and was {event.before}" if event.before else ""
-            return f"the pool is {event.state}{before}: {event.why}"
-        case PartLost():
-            seconds = max(0.0, event.at - event.since)
-            error = f": {event.error}" if event.error else ""
-            return f"{part_words(event.kind, event.part)} has not answered for {seconds:.0f} s{error}"
-        case PartBack():
-            return f"{part_words(event.kind, event.part)} answers again after {event.after:.0f} s"
-        case (
-            FallbackBegan() | FallbackEnded() | ProviderFailing() | ProviderBack() | CapNear() | CapReached()
-        ):
-            return _paid(event)
-        case AdapterAsked() | AdapterAnswered() | AdapterLost() | NodeCurrent():
-            return _adapter(event)
+    text = _TEXTS.get(type(event))
+    return _WORDS[type(event)](event) if text is None else text.format(event)
+
+
+_PARTS = {
+    PartKind.BALANCER: "balancer {}",
+    PartKind.NOTICES: "notice source {}",
+    PartKind.ENGINE: "its engine",
+    PartKind.PRICES: "the price list of {}",
+    PartKind.CLOUD: "the cloud's list of machines in {}",
+}
+_ONLY = {
+    (PartKind.BALANCER, "gateway"): "the gateway",
+    (PartKind.CLOUD, "instances"): "the cloud's list of machines",
+}
 
 
 def part_words(kind: PartKind, part: str) -> str:
     """A part in words, for the middle of a sentence."""
-    if kind is PartKind.BALANCER:
-        return "the gateway" if part == "gateway" else f"balancer {part}"
-    if kind is PartKind.NOTICES:
-        return f"notice source {part}"
-    if kind is PartKind.ENGINE:
-        return "its engine"
-    if kind is PartKind.PRICES:
-        return f"the price list of {part}"
-    machines = "the cloud's list of machines"
-    return machines if part == "instances" else f"{machines} in {part}"
+    return _ONLY.get((kind, part)) or _PARTS[kind].format(part)
 
 
-def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | DrainEnded) -> str:
-    match event:
-        case IntentOpened():
-            where = f" {event.placement}" if event.placement is not None else ""
-            return f"about to {_ASKED.get(event.kind, event.kind)}{where}: {event.reason}"
-        case IntentClosed():
-            detail = f" ({event.detail})" if event.detail else ""
-            return f"{event.token}: {_OUTCOMES[event.outcome]}{detail}"
-        case DrainStarted():
-            return f"drain begins, requests get {max(0.0, event.deadline - event.at):.0f} s: {event.reason}"
-        case DrainEnded():
-            return f"drain ended: {event.reason}"
-        case TargetsApplied():
-            words = {TargetPhase.ACTIVE: "in", TargetPhase.DRAINING: "draining", None: "out"}
-            changed = ", ".join(f"{node} {words[phase]}" for node, phase in event.changes)
-            return f"{event.balancer} acknowledged its targets: {changed or 'no change'}"
+def _gone(event: NodeGone) -> str:
+    return f"{_GONE[event.cause]}{_in_brackets(event.detail)}"
 
 
-def _adapter(event: AdapterAsked | AdapterAnswered | AdapterLost | NodeCurrent) -> str:
-    match event:
-        case AdapterAsked():
-            return f"about to {_verb(event)} adapter {event.adapter}: {event.reason}"
-        case AdapterAnswered() if event.failure:
-            return f"could not {_verb(event)} adapter {event.adapter}: {event.failure}"
-        case AdapterAnswered():
-            done = "loaded and tried" if event.load else "unloaded"
-            return f"adapter {event.adapter} is {done}"
-        case AdapterLost():
-            return f"its engine does not hold adapter {event.adapter} any more"
-        case NodeCurrent():
-            return "its engine has the adapters that are wanted: it stays"
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _seen(event: NodeSeen) -> str:
+    return f"seen for the first time: {event.placement}, {usd_per_hour(event.price)}"
+
+
+def _rejected(event: ConfigRejected) -> str:
+    return f"the configuration was not taken up: {'; '.join(event.problems)}"
+
+
+def _paused(event: Paused) -> str:
+    until = "until resumed" if event.until is None else f"for {event.until - event.at:.0f} s"
+    return f"paused {until} by {event.by}: {event.reason}"
+
+
+def _changed(event: StateChanged) -> str:
+    before = f", and was {event.before}" if event.before else ""
+    return f"the pool is {event.state}{before}: {event.why}"
+
+
+def _part_lost(event: PartLost) -> str:
+    seconds = max(0.0, event.at - event.since)
+    error = f": {event.error}" if event.error else ""
+    return f"{part_words(event.kind, event.part)} has not answered for {seconds:.0f} s{error}"
+
+
+def _part_back(event: PartBack) -> str:
+    return f"{part_words(event.kind, event.part)} answers again after {event.after:.0f} s"
+
+
+def _opened(event: IntentOpened) -> str:
+    where = f" {event.placement}" if event.placement is not None else ""
+    return f"about to {_ASKED.get(event.kind, event.kind)}{where}: {event.reason}"
+
+
+def _closed(event: IntentClosed) -> str:
+    return f"{event.token}: {_OUTCOMES[event.outcome]}{_in_brackets(event.detail)}"
+
+
+def _drain_began(event: DrainStarted) -> str:
+    return f"drain begins, requests get {max(0.0, event.deadline - event.at):.0f} s: {event.reason}"
+
+
+def _applied(event: TargetsApplied) -> str:
+    words = {TargetPhase.ACTIVE: "in", TargetPhase.DRAINING: "draining", None: "out"}
+    changed = ", ".join(f"{node} {words[phase]}" for node, phase in event.changes)
+    return f"{event.balancer} acknowledged its targets: {changed or 'no change'}"
+
+
+def _adapter_asked(event: AdapterAsked) -> str:
+    return f"about to {_verb(event)} adapter {event.adapter}: {event.reason}"
+
+
+def _adapter_answered(event: AdapterAnswered) -> str:
+    if event.failure:
+        return f"could not {_verb(event)} adapter {event.adapter}: {event.failure}"
+    return f"adapter {event.adapter} is {'loaded and tried' if event.load else 'unloaded'}"
 
 
 def _verb(event: AdapterAsked | AdapterAnswered) -> str:
     return "load" if event.load else "unload"
 
 
-def _paid(
-    event: FallbackBegan | FallbackEnded | ProviderFailing | ProviderBack | CapNear | CapReached,
-) -> str:
-    match event:
-        case FallbackBegan():
-            return f"provider {event.provider} answers the requests of {event.route}, for money: {event.why}"
-        case FallbackEnded():
-            cost = f"{event.requests} requests went to providers for {cents(event.amount)}"
-            return f"no provider stands in for {event.route} after {event.after:.0f} s: {cost}"
-        case ProviderFailing():
-            return f"provider {event.provider} {event.why}"
-        case ProviderBack():
-            return f"provider {event.provider} answers again after {event.after:.0f} s"
-        case CapNear() | CapReached():
-            used = f"{cents(event.used)} of {cents(event.cap)} on {event.day}"
-            then = ": requests are not sent because of it" if isinstance(event, CapReached) else ""
-            return f"the cap of {event.about} is {'reached' if then else 'near'}, {used} used{then}"
+def _fallback_ended(event: FallbackEnded) -> str:
+    cost = f"{event.requests} requests went to providers for {cents(event.amount)}"
+    return f"no provider stands in for {event.route} after {event.after:.0f} s: {cost}"
+
+
+def _used(event: CapNear | CapReached) -> str:
+    return f"{cents(event.used)} of {cents(event.cap)} on {event.day} used"
+
+
+def _cap_near(event: CapNear) -> str:
+    return f"the cap of {event.about} is near, {_used(event)}"
+
+
+def _cap_reached(event: CapReached) -> str:
+    return f"the cap of {event.about} is reached, {_used(event)}: requests are not sent because of it"
 
 
 def _prices(event: PricesRead) -> str:
@@ -265,3 +232,58 @@ def _start(event: StartMeasured) -> str:
     parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in event.parts)
     what = "from being stopped" if event.standby else "from the launch"
     return f"its start {what} took {event.seconds:.1f} s: {parts}"
+
+
+_TEXTS: Mapping[type[Any], str] = {
+    AdapterLost: "its engine does not hold adapter {0.adapter} any more",
+    AlarmRaised: "alarm {0.name}: {0.text}",
+    DaemonStarted: "daemon started, epoch {0.epoch}",
+    DrainEnded: "drain ended: {0.reason}",
+    DrainHeld: "keeps serving for now: {0.reason}",
+    FallbackBegan: "provider {0.provider} answers the requests of {0.route}, for money: {0.why}",
+    GpuAcquitted: "no trouble of its GPUs for long: it stays",
+    GpuCondemned: "to be replaced: {0.reason}",
+    NodeBusy: "requests in flight again",
+    NodeCurrent: "its engine has the adapters that are wanted: it stays",
+    NodeFound: "in the list of instances again",
+    NodeIdle: "drained: no request in flight",
+    NodeMissing: "not in a complete list of instances",
+    NodeOutdated: "to be replaced: {0.reason}",
+    NodeReady: "ready at {0.address}",
+    NodeRouted: "a balancer that had let it go sends it requests again",
+    NodeStopped: "stopped",
+    OperatorDrained: "an operator asked for a drain: {0.reason}",
+    OperatorUndrained: "an operator took the drain back: {0.reason}",
+    PoolConfigured: "replicas is {0.replicas} from now on",
+    PoolGrew: "{0.ready} ready at once, more than before",
+    PoolRemoved: "the pool was removed; it has no nodes any more",
+    PoolWhole: "all replicas are ready for the first time",
+    ProviderBack: "provider {0.provider} answers again after {0.after:.0f} s",
+    ProviderFailing: "provider {0.provider} {0.why}",
+    Resumed: "resumed by {0.by}",
+}
+"""By event, what is said of it; `0` is the event."""
+
+_WORDS: Mapping[type[Any], Callable[[Any], str]] = {
+    AdapterAnswered: _adapter_answered,
+    AdapterAsked: _adapter_asked,
+    BootFailed: _boot_failed,
+    CapNear: _cap_near,
+    CapReached: _cap_reached,
+    ConfigRejected: _rejected,
+    DrainStarted: _drain_began,
+    FallbackEnded: _fallback_ended,
+    IntentClosed: _closed,
+    IntentOpened: _opened,
+    NodeGone: _gone,
+    NodeSeen: _seen,
+    NoticeSeen: _notice,
+    PartBack: _part_back,
+    PartLost: _part_lost,
+    Paused: _paused,
+    PricesRead: _prices,
+    StartMeasured: _start,
+    StateChanged: _changed,
+    TargetsApplied: _applied,
+}
+"""By event, what puts it into words where that takes more than its fields."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from policies import explain
+from policies import events, explain, story
 from policies.actions import ActionKind, Cause
 from policies.model import InstanceState, Limits, Market, NoticeKind, Observed, Pool, StandbyKind
 from policies.records import OperatorRequest, Pause, Refusal, Swap
@@ -122,3 +123,9 @@ def test_reasons_of_actions_are_sentences_for_people() -> None:
         assert len(action.reason) > 4
         assert "_" not in action.reason
         assert "None" not in action.reason
+
+
+def test_every_event_has_its_sentence_in_one_of_two_tables() -> None:
+    kinds = set(get_args(events.Event))
+    assert story._TEXTS.keys() | story._WORDS.keys() == kinds
+    assert not story._TEXTS.keys() & story._WORDS.keys()
