@@ -31,14 +31,15 @@ class Fleet:
     prices: PriceView = field(compare=False, repr=False)  # what is sold, and what it costs
     sight: Sight = field(compare=False, repr=False)  # which regions are seen
     evidence: Evidence = field(compare=False, repr=False)  # what witnesses say of the nodes
-    suspect: bool = False  # so many nodes are silent that the fault is more likely on our side
+    mass_silence: str = ""  # how many nodes are silent, where the fault is more likely on our side
 
     @staticmethod
     def of(pool: Pool, world: World, memory: Memory) -> Fleet:
         """Join the world and memory. Linear in the number of nodes."""
         evidence = Evidence(pool, world, memory)
         prices, sight = PriceView(world, memory), Sight(evidence, world)
-        suspect = evidence.mass_silence(sight.passed_over)
+        mass_silence = evidence.mass_silence(sight.passed_over)
+        suspect = bool(mass_silence)
         notices = believed(evidence, suspect=suspect)
         known = sorted(memory.nodes.values(), key=lambda r: (r.launched_at, r.id))
         nodes = tuple(
@@ -54,7 +55,12 @@ class Fleet:
         launching = [i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH]
         launching.sort(key=lambda i: (i.at, i.token))
         settled = _give_up(evidence, nodes, suspect=suspect)
-        return Fleet(pool, world.now, settled, tuple(launching), prices, sight, evidence, suspect)
+        return Fleet(pool, world.now, settled, tuple(launching), prices, sight, evidence, mass_silence)
+
+    @property
+    def suspect(self) -> bool:
+        """So many nodes are silent that the fault is more likely on our side."""
+        return bool(self.mass_silence)
 
     @lazy
     def by_id(self) -> Mapping[str, Node]:
@@ -192,7 +198,7 @@ def _give_up(evidence: Evidence, nodes: tuple[Node, ...], *, suspect: bool) -> t
     may be reached again by then. So it goes when a partition ends, where nodes come back one after another.
     """
     after = evidence.pool.health.replace_after
-    silent = {n.id for n in nodes if n.phase in BOOTED and n.heard.fails(after)}
+    silent = {n.id for n in nodes if n.heard.since is not None and n.phase in BOOTED and n.heard.fails(after)}
     if silent and not suspect and any(n.serving and n.healthy and n.heard.since is None for n in nodes):
         silent -= evidence.routing.surely_healthy
     return tuple(replace(n, lost=True) if n.id in silent else n for n in nodes) if silent else nodes

@@ -29,16 +29,11 @@ def replace_sick(turn: Turn) -> None:
     silent = [n for n in turn.fleet.nodes if n.lost and n.drain is None and n.phase not in ENDING]
     # Those in a region that cannot be seen must wait, and keep no other from being replaced.
     silent.sort(key=lambda n: (bool(turn.fleet.sight.passed_over(n.placement.region)), *_longest_first(n)))
-    if turn.fleet.suspect:
-        booted = [n for n in turn.fleet.nodes if n.phase is Phase.READY]
-        unhealthy = sum(not n.healthy for n in booted)
-        turn.actions.append(
-            Alarm(
-                name="TooManyUnhealthy",
-                reason=f"{unhealthy} of {len(booted)} nodes are silent: none is ended before a new one is "
-                "ready, look for a fault between this host and the nodes first",
-            )
+    if many := turn.fleet.mass_silence:
+        text = (
+            "none is ended before a new one is ready, look for a fault between this host and the nodes first"
         )
+        turn.actions.append(Alarm(name="TooManyUnhealthy", reason=f"{many}: {text}"))
     for node in silent:
         silent_for = turn.now - (node.heard.since or turn.now)
         reason = f"engine silent for {silent_for:.0f} s: {node.failure or 'no answer'}"

@@ -38,7 +38,7 @@ class Balancer:
         self.read_at = self._view.at
         self.applied_at = memory.applied_at.get(name)
         self.held: Mapping[str, TargetPhase] = memory.targets.get(name, {})
-        self.being_written: Sequence[str] = world.writing.get(name, ())
+        self.being_written: Set[str] = frozenset(world.writing.get(name, ()))
 
     @lazy
     def shown(self) -> Mapping[str, Target]:
@@ -74,7 +74,7 @@ class Balancer:
     @lazy
     def sends_to(self) -> Set[str]:
         """Nodes that it sends requests to by its newest word, a set that is being written included."""
-        return (self.shows_active if self.read_again else self.took_active) | {*self.being_written}
+        return (self.shows_active if self.read_again else self.took_active) | self.being_written
 
     @lazy
     def usable(self) -> Set[str]:
@@ -221,8 +221,10 @@ class Routing:
         shown = (target.state is not TargetState.UNUSED for target in self.targets.get(node, ()))
         return any(shown) or any(balancer.read_at is None for balancer in self)
 
+    @lazy
+    def _sent_anew(self) -> Set[str]:
+        return set[str]().union(*(each.shows_active - each.took_active for each in self if each.read_again))
+
     def sends_anew(self, node: str) -> bool:
         """Some balancer shows a node as active, by a look after the last set that it took, without it."""
-        return any(
-            balancer.read_again and node in balancer.shows_active - balancer.took_active for balancer in self
-        )
+        return node in self._sent_anew

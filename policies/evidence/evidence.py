@@ -211,22 +211,22 @@ class Evidence:
             witness=Witness.PROBE,
         )
 
-    def mass_silence(self, passed_over: Callable[[str], str]) -> bool:
-        """True when so many nodes that should answer are silent that the fault is more likely on this side.
+    def mass_silence(self, passed_over: Callable[[str], str]) -> str:
+        """That so many nodes which should answer are silent that the fault is more likely on this side.
 
-        More than `max_unhealthy` of them, and more than one. None in a region that is `passed_over`: it is
-        silent itself, while another one can be seen.
+        More than `max_unhealthy` of them, and more than one; empty when it is fewer. None in a region that is
+        `passed_over` counts: it is silent itself, while another one can be seen.
         """
-        rules = self.pool.health
         if len(self._silent) < 2:
-            return False
+            return ""
         witnesses = [
             record.id
             for record in self.memory.nodes.values()
             if self._should_answer(record) and not passed_over(record.placement.region)
         ]
         silent = sum(node in self._silent for node in witnesses)
-        return silent > 1 and silent > rules.max_unhealthy * len(witnesses)
+        most = max(1.0, self.pool.health.max_unhealthy * len(witnesses))
+        return f"{silent} of {len(witnesses)} nodes are silent" if silent > most else ""
 
     @lazy
     def _silent(self) -> frozenset[str]:

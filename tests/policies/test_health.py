@@ -207,3 +207,11 @@ def test_a_boot_that_a_balancer_finds_healthy_is_not_given_up() -> None:
     assert of_kind(here.plan(), Terminate) == []
     here.node("x", ready=False, age=2000.0, serving=True, vouched=False)
     assert [a.node for a in of_kind(here.plan(), Terminate)] == ["x"]
+
+
+def test_the_alarm_counts_those_that_drain_as_well() -> None:
+    """What drains and falls silent with the others is a witness of whose fault it is, and named as one."""
+    here = Scene(Pool(name="p", replicas=4)).nodes(2, silent_for=6.0)
+    here.node("x", silent_for=6.0).drain("x", Cause.OPERATOR).node("y")
+    (alarm,) = [a for a in here.plan().actions if isinstance(a, Alarm)]
+    assert alarm.reason.startswith("3 of 4 nodes are silent: ")
