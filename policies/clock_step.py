@@ -12,6 +12,7 @@ drain that had 20 s left of its budget has it still.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -32,33 +33,32 @@ _INSTANTS = frozenset(
 """Fields of records that hold an instant which is over."""
 
 
+_RECORDS = (
+    *("intents", "refusals", "reclaims", "boot_failures", "bars", "swaps", "early_notices", "early_requests"),
+    *("zones", "parts", "prices", "fallbacks", "condemned", "failed_boots", "starts"),
+    *("quota_at", "ended", "launches", "failing"),
+)
+"""Fields of memory that hold records with such instants, or instants, by key or in a row."""
+
+
 def not_in_future(memory: Memory, now: float) -> Memory:
     """The same memory with every instant that is over at `now` at the latest. Linear in its size."""
     return replace(
         _past(memory, now),
         nodes={k: _node(r, now) for k, r in memory.nodes.items()},
-        intents={k: _past(r, now) for k, r in memory.intents.items()},
-        refusals={k: _past(r, now) for k, r in memory.refusals.items()},
-        reclaims={k: _past(r, now) for k, r in memory.reclaims.items()},
-        boot_failures={k: _past(r, now) for k, r in memory.boot_failures.items()},
-        bars={k: _past(r, now) for k, r in memory.bars.items()},
-        quota_at={k: min(at, now) for k, at in memory.quota_at.items()},
-        swaps={k: _past(r, now) for k, r in memory.swaps.items()},
-        early_notices={k: tuple(_past(n, now) for n in held) for k, held in memory.early_notices.items()},
-        early_requests={k: _past(r, now) for k, r in memory.early_requests.items()},
-        ended={k: min(at, now) for k, at in memory.ended.items()},
-        launches=tuple(min(at, now) for at in memory.launches),
         pause=None if memory.pause is None else _pause(memory.pause, now),
-        zones={k: _past(r, now) for k, r in memory.zones.items()},
-        parts={k: _past(r, now) for k, r in memory.parts.items()},
-        prices={k: _past(r, now) for k, r in memory.prices.items()},
-        fallbacks={k: _past(r, now) for k, r in memory.fallbacks.items()},
-        failing={k: min(at, now) for k, at in memory.failing.items()},
-        condemned=tuple(_past(entry, now) for entry in memory.condemned),
-        failed_boots=tuple(_past(boot, now) for boot in memory.failed_boots),
-        starts=tuple(_past(start, now) for start in memory.starts),
         state=None if memory.state is None else _state(memory.state, now),
+        **{name: _all(getattr(memory, name), now) for name in _RECORDS},
     )
+
+
+def _all(held: Any, now: float) -> Any:
+    """A record or an instant, or all of them that a mapping or a tuple holds, none in the future."""
+    if isinstance(held, Mapping):
+        return {key: _all(each, now) for key, each in held.items()}
+    if isinstance(held, tuple):
+        return tuple(_all(each, now) for each in held)
+    return min(held, now) if isinstance(held, int | float) else _past(held, now)
 
 
 def _past(record: T, now: float) -> T:
@@ -80,7 +80,7 @@ def _instants(kind: type[Any]) -> tuple[str, ...]:
 def _node(record: NodeRecord, now: float) -> NodeRecord:
     record = _past(record, now)
     if record.notices:
-        record = replace(record, notices=tuple(_past(n, now) for n in record.notices))
+        record = replace(record, notices=_all(record.notices, now))
     if record.drain is not None:
         record = replace(record, drain=_drain(record.drain, now))
     if record.operator is not None:

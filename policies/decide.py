@@ -108,8 +108,7 @@ def _hold_adapters(turn: Turn) -> None:
         turn.note(f"{node} serves without {adapters}")
     if turn.adapters.unroutable:
         turn.note("the gateway is of a version that cannot route adapters; upgrade it")
-    paused = turn.memory.pause is not None and turn.memory.pause.holds(turn.now)
-    if turn.world.leading and turn.world.durable and not paused:
+    if turn.world.able and not turn.memory.paused(turn.now):
         turn.actions.extend(turn.adapters.calls())
 
 

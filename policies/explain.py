@@ -85,7 +85,7 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
             found.append(f"{placement} refused {world.now - refusal.at:.0f} s ago, {again}.")
     found += _held_back(pool, world, memory, scorer)
     found += _regions(fleet, world)
-    if memory.pause is not None and memory.pause.holds(world.now):
+    if memory.pause is not None and memory.paused(world.now):
         found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")
     return tuple(found)
 

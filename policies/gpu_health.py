@@ -76,7 +76,7 @@ def tell(turn: Turn) -> None:
 
 def judge(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> Judgement:
     """What the states of all nodes come to. Linear in their number."""
-    found, able = Judgement(), pool.gpu.replace and world.leading and world.durable
+    found, able = Judgement(), pool.gpu.replace and world.able
     here = [n for n in fleet.nodes if n.phase not in ENDING]
     _faults(found, pool, world, memory, here, able=able)
     _doubts(found, pool, world, memory, fleet, here, able=able)

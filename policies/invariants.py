@@ -105,7 +105,7 @@ def _works(node: Node) -> bool:
 
 def _authority(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     costly = [a for a in plan.actions if isinstance(a, Destructive)]
-    if costly and not (world.leading and world.durable):
+    if costly and not world.able:
         return [Violation("authority", f"{len(costly)} calls planned without lease or journal")]
     blind = 0
     for action in costly:

@@ -363,6 +363,11 @@ class World:
     adapter_use: Mapping[str, AdapterUse] = field(default_factory=dict)
 
     @property
+    def able(self) -> bool:
+        """This daemon may act: it holds the lease, and what it does can be journalled."""
+        return self.leading and self.durable
+
+    @property
     def instances(self) -> tuple[Instance, ...]:
         """Every machine that the newest list of some region shows."""
         lists = [view.value for view in self.regions.values()]

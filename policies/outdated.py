@@ -32,8 +32,7 @@ def news(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> tuple[NodeOu
     requested = [n for n in fleet.nodes if n.operator is not None and n.operator.cause is Cause.OUTDATED]
     back = [n for n in requested if _differs(n) == ""]
     current = tuple(NodeCurrent(at=world.now, node=n.id) for n in back)
-    paused = memory.pause is not None and memory.pause.holds(world.now)
-    if not pool.adapters.numbered or fleet.suspect or paused or not (world.leading and world.durable):
+    if not pool.adapters.numbered or fleet.suspect or memory.paused(world.now) or not world.able:
         return current
     going = sum(n.units for n in requested) - sum(n.units for n in back)
     serving = fleet.ready_units + sum(n.units for n in requested if n.drain is None and n.answers)

@@ -400,6 +400,10 @@ class Memory:
     caps: Mapping[str, CapRecord] = field(default_factory=dict)  # by whose it is
     started_with: StartedWith = StartedWith()
 
+    def paused(self, now: float) -> bool:
+        """An operator asked for hands off, and that is in force."""
+        return self.pause is not None and self.pause.holds(now)
+
     @property
     def whole_with(self) -> int:
         """The replicas with which the pool was last whole; 0 for never."""

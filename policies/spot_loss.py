@@ -53,7 +53,7 @@ def spot_loss(fleet: Fleet, world: World, memory: Memory) -> SpotLoss | None:
     scorer = Scorer(pool, memory, now=world.now, offerings=sold, held={}, sight=fleet.sight)
     if not world.offerings or not all(_short(o.placement, fleet, memory, scorer) for o in sold):
         return None
-    paused = memory.pause is not None and memory.pause.holds(world.now)
+    paused = memory.paused(world.now)
     return SpotLoss(
         since=memory.spot_lost_at,
         next_try=None if paused else scorer.next_try(Market.SPOT, quiet_for=hold),

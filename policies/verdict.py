@@ -180,12 +180,12 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
     bound = world.failsafe_since is not None or not world.durable
     troubled = bound or blind or any(way.lost or way.doubt for way in ways)
     if not pool.replicas:
-        if memory.pause is not None and memory.pause.holds(world.now):
+        if memory.paused(world.now):
             return State.PAUSED
         return State.DEGRADED if troubled else State.EMPTY
     if ways and all(way.lost for way in ways) and serving < pool.replicas and _has_served(world, memory):
         return State.DOWN
-    if memory.pause is not None and memory.pause.holds(world.now):
+    if memory.paused(world.now):
         return State.PAUSED
     grows = not _stands_still(fleet, memory)
     aim = in_effect(pool, world.grant).replicas
