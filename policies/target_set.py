@@ -40,20 +40,18 @@ _GIVEN_UP = 3.0
 
 def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     """The wanted target set, by node id."""
-    routing = turn.evidence.routing
     active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n)]
     if turn.pool.replicas and not active and not any(map(_is_active, _unseen(turn, set()))):
-        active = _last_resort(turn, routing.shows_active | routing.sends_to)
+        active = _last_resort(turn)
     specs = {n.id: _spec(turn, n) for n in active}
     drains = {a.node: a.deadline for a in turn.actions if isinstance(a, Drain)}
+    shown = turn.evidence.routing.shows_active
     for node in turn.fleet.nodes:
-        held = node.attached or node.id in routing.shows_active
-        if node.id in specs or not held or node.phase in ENDING:
-            continue
-        deadline = drains.get(node.id, node.drain.deadline if node.drain is not None else None)
-        ends_now = node.id in turn.leaving and node.id not in drains
-        if deadline is not None and not ends_now:
-            specs[node.id] = _spec(turn, node, deadline)
+        if node.id not in specs and node.phase not in ENDING and (node.attached or node.id in shown):
+            goes_on = None if node.drain is None or node.id in turn.leaving else node.drain.deadline
+            deadline = drains.get(node.id, goes_on)
+            if deadline is not None:
+                specs[node.id] = _spec(turn, node, deadline)
     found = [*specs.values(), *_unseen(turn, specs.keys())]
     return tuple(sorted(found, key=lambda s: s.id))
 
@@ -197,7 +195,7 @@ def _decided(turn: Turn, node: Node | None) -> bool:
     return node.id in turn.leaving or (node.leaving and not put_to_work)
 
 
-def _last_resort(turn: Turn, shown: Set[str]) -> list[Node]:
+def _last_resort(turn: Turn) -> list[Node]:
     """Nobody belongs in the set: keep who serves now, or can, and has the best chance to answer.
 
     One that serves and has not been silent for long; else one that answers, whether it serves or not: the
@@ -208,30 +206,27 @@ def _last_resort(turn: Turn, shown: Set[str]) -> list[Node]:
     place may only be had when it has ended.
     """
     ends = {a.node for a in turn.actions if isinstance(a, Terminate)}
-    long = _GIVEN_UP * turn.pool.health.replace_after
-    routed = {n.id for n in turn.fleet.nodes if n.serving or n.id in shown}
-    here = [
-        n
-        for n in turn.fleet.nodes
-        if n.phase not in ENDING
-        and n.id not in ends
-        and not n.reachable.fails(long)
-        and (n.id in routed or not turn.adapters.waits(n.id))
-    ]
-    able = {n.id for n in here if n.answers and not n.aside}
-    left = (
-        [n for n in here if n.id in routed | able]
-        or [n for n in here if not n.aside and n.ready_at is not None and n.phase is not Phase.STOPPED]
-        or [n for n in turn.fleet.nodes if n.id not in ends and n.found_healthy and n.end_unconfirmed]
-    )
-
-    def chance(node: Node) -> tuple[bool, bool, bool, float, str]:
-        serves_well = node.healthy and node.id in routed
-        return not serves_well, node.id not in able, not node.serving, -_last_second(node), node.id
-
-    return sorted(left, key=chance)[:1]
+    ranked = ((_chance(turn, node), node) for node in turn.fleet.nodes if node.id not in ends)
+    able = sorted((entry for entry in ranked if entry[0]), key=lambda entry: entry[0])
+    return [node for _, node in able[:1]]
 
 
-def _last_second(node: Node) -> float:
+def _chance(turn: Turn, node: Node) -> tuple[int, bool, bool, bool, float, str] | tuple[()]:
+    """How good a last resort a node is, the lowest first; empty for one that is none."""
+    routing, long = turn.evidence.routing, _GIVEN_UP * turn.pool.health.replace_after
+    routed = node.serving or node.id in routing.shows_active or node.id in routing.sends_to
+    able = node.answers and not node.aside
+    if node.phase in ENDING:
+        lives = node.found_healthy and node.end_unconfirmed
+        kind = 2 if lives else None
+    elif node.reachable.fails(long) or not (routed or not turn.adapters.waits(node.id)):
+        kind = None
+    elif routed or able:
+        kind = 0
+    else:
+        kind = None if node.aside or node.ready_at is None or node.phase is Phase.STOPPED else 1
+    if kind is None:
+        return ()
     notice = node.notice
-    return notice.deadline if notice is not None and notice.deadline is not None else 0.0
+    lasts = notice.deadline if notice is not None and notice.deadline is not None else 0.0
+    return kind, not (node.healthy and routed), not able, not node.serving, -lasts, node.id
