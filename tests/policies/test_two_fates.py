@@ -291,3 +291,34 @@ def test_with_the_journal_lost_a_standby_that_a_balancer_knows_is_no_spare(shown
         if isinstance(e, NodeSeen)
     }
     assert seen == {"works": spare, "spare": StandbyKind.STOPPED}
+
+
+def recalled(silent_for: float | None = None) -> Scene:
+    """One on-demand node is missing, and two drain to save money, out of every target set."""
+    here = Scene(Pool(name="p", replicas=4)).nodes(2).nodes(1, ON_DEMAND)
+    for node, age in (("x", 5_000.0), ("y", 400.0)):
+        here.node(node, ON_DEMAND, age=age, silent_for=silent_for).drain(node, Cause.RETURN)
+        here.shown.pop(node)
+    return here
+
+
+def test_of_two_that_drain_to_save_money_as_many_come_back_as_are_missing() -> None:
+    plan = recalled().plan()
+    assert len(of_kind(plan, Undrain)) == 1
+    assert of_kind(plan, Launch) == []
+
+
+def test_what_fails_to_answer_does_not_come_back_and_is_bought() -> None:
+    plan = recalled(silent_for=1.0).plan()
+    assert of_kind(plan, Undrain) == []
+    assert [a.placement.market for a in of_kind(plan, Launch)] == [ON_DEMAND]
+
+
+def test_surplus_of_which_the_price_is_not_known_is_given_back_after_the_dear_ones() -> None:
+    pool = Pool(name="p", replicas=2, spot_share=0.0, limits=Limits(disruption=0.5))
+    here = Scene(pool, prices={}).nodes(2, ON_DEMAND, price=3.0)
+    here.offerings = []
+    here.node("x", ON_DEMAND, price=0.0)
+    here.instances["x"] = replace(here.instances["x"], price=None)
+    assert here.fleet.by_id["x"].price is None
+    assert [a.node for a in of_kind(here.plan(), Drain)] == ["o0"]
