@@ -57,8 +57,8 @@ from policies.actions import Cause
 from policies.model import AdaptiveRules, Market, Offering, Phase, Placement
 from policies.node import Node
 from policies.odds import Odds, Zone
+from policies.plan_builder import Turn
 from policies.return_to_spot import least_useful, may_go, roll_back
-from policies.turn import Turn
 
 PENALTY = 110.0
 """On-demand node-prices per missing node-hour at an availability of 99.9 %."""

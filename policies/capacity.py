@@ -22,9 +22,9 @@ from policies import standby
 from policies.actions import ActionKind, Cause
 from policies.mix import Mix
 from policies.model import Market, Phase
+from policies.plan_builder import Turn
 from policies.records import intent_key
 from policies.return_to_spot import roll_back, spot_allowance
-from policies.turn import Turn
 
 
 def repeat_unanswered(turn: Turn) -> None:

@@ -34,8 +34,8 @@ from policies.actions import Action, Alarm, Detach, Drain, Plan
 from policies.evidence import ours
 from policies.fleet import Fleet
 from policies.model import Pool, World
+from policies.plan_builder import Turn
 from policies.records import Memory
-from policies.turn import Turn
 
 
 def decide(pool: Pool, world: World, memory: Memory) -> Plan:

@@ -1,8 +1,8 @@
 """The gate: whether an act on a node is allowed for a cause, by two tables.
 
 What it decides: for every act that takes a node away or brings it back (enter or leave the target set, drain,
-undrain, stop, end) whether it may be done now, and if not, why. Policies only propose; `policies.turn` asks
-here before it plans anything.
+undrain, stop, end) whether it may be done now, and if not, why. Policies only propose;
+`policies.plan_builder` asks here before it plans anything.
 Why: what must be known of a node, and how much must stay without it, are questions of the act and the cause,
 and not of the policy that happens to ask.
 Never: what is not known counts as "no". An act that needs a node to answer is refused while nobody knows; one
@@ -28,7 +28,7 @@ from policies.model import Phase, Word
 from policies.node import Node
 
 if TYPE_CHECKING:
-    from policies.turn import Turn
+    from policies.plan_builder import Turn
 
 
 class Act(Word):

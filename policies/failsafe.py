@@ -20,7 +20,7 @@ from policies.actions import Cause, Detach, Drain
 from policies.evidence import Balancer
 from policies.model import WEIGHT_OF_A_UNIT, TargetPhase, TargetSpec
 from policies.node import ENDING, Node
-from policies.turn import Turn
+from policies.plan_builder import Turn
 
 
 def targets(turn: Turn) -> tuple[TargetSpec, ...]:

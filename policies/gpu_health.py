@@ -29,8 +29,8 @@ from policies.gpu_errors import Remedy
 from policies.gpu_readings import FRESH, GpuState, lasts
 from policies.model import Phase, Pool, World
 from policies.node import ENDING, Node
+from policies.plan_builder import Turn
 from policies.records import Memory
-from policies.turn import Turn
 
 SUSPECT = "gpus-suspect"
 """Name of the alarm: so many nodes are in trouble that the fault may lie elsewhere."""

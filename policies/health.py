@@ -18,7 +18,7 @@ from __future__ import annotations
 from policies.actions import Alarm, Cause
 from policies.model import Phase
 from policies.node import ENDING, Node
-from policies.turn import Turn
+from policies.plan_builder import Turn
 
 
 def replace_sick(turn: Turn) -> None:

@@ -20,8 +20,8 @@ from policies.adapter_events import NodeCurrent, NodeOutdated
 from policies.fleet import Fleet
 from policies.model import Pool, World
 from policies.node import Node
+from policies.plan_builder import Turn
 from policies.records import Memory
-from policies.turn import Turn
 
 AGAIN_AFTER = 3600.0
 """Seconds from one node that is replaced though it was launched since the change to the next."""

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from policies.actions import Cause
 from policies.model import Market
+from policies.plan_builder import Turn
 from policies.return_to_spot import spot_allowance
-from policies.turn import Turn
 
 
 def drain_replaced(turn: Turn) -> None:

@@ -23,7 +23,7 @@ from policies.disruption import Act
 from policies.fleet import least_over
 from policies.model import Market, Phase
 from policies.node import Node
-from policies.turn import Turn
+from policies.plan_builder import Turn
 
 
 def spot_allowance(turn: Turn) -> tuple[int, float]:

@@ -22,8 +22,8 @@ from policies.bars import PAUSE_FIRST
 from policies.fleet import least_over
 from policies.model import Market, Phase, StandbyKind, kept_aside
 from policies.node import Node
+from policies.plan_builder import Turn
 from policies.records import intent_key
-from policies.turn import Turn
 
 
 def use_stopped(turn: Turn, missing: int, why: str) -> int:

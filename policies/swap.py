@@ -24,8 +24,8 @@ from policies import drain as draining
 from policies.actions import ActionKind, Cause
 from policies.model import InstanceState, NoticeKind, Phase
 from policies.node import ENDING, Node
+from policies.plan_builder import Turn
 from policies.records import Intent, intent_key
-from policies.turn import Turn
 
 _LANDS_WITHIN = 3.0
 """A call without an answer has taken effect within so many times `effect_timeout`, or never will."""

@@ -31,7 +31,7 @@ from policies.model import (
     TargetState,
 )
 from policies.node import ENDING, Node
-from policies.turn import Turn
+from policies.plan_builder import Turn
 from policies.value import replace
 
 _GIVEN_UP = 3.0

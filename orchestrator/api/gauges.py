@@ -33,8 +33,8 @@ from policies.evidence import ours
 from policies.memory import decayed
 from policies.model import InstanceState, Market, PartKind, Phase, StandbyKind, TargetPhase, TargetState
 from policies.parts import is_lost, parts
+from policies.plan_builder import Turn
 from policies.prices import failing
-from policies.turn import Turn
 
 POOL_FAILED = "pool-failed"
 """Name of the alarm of a pool whose loop does not turn."""

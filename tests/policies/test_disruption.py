@@ -27,8 +27,8 @@ from policies.model import (
     TargetState,
 )
 from policies.node import Node
+from policies.plan_builder import Turn
 from policies.records import OperatorRequest
-from policies.turn import Turn
 from tests.support.scene import Scene
 from tests.support.toy_pools import of_kind
 
@@ -184,7 +184,7 @@ def test_only_a_turn_takes_nodes_away_or_back() -> None:
 
 
 def test_a_turn_asks_the_gate_before_it_plans() -> None:
-    tree = ast.parse((POLICIES / "turn.py").read_text(encoding="utf-8"))
+    tree = ast.parse((POLICIES / "plan_builder.py").read_text(encoding="utf-8"))
     asks = {
         function.name
         for function in ast.walk(tree)

@@ -28,7 +28,7 @@ WORDS = {
     "evidence.balancers": "what balancers say",
     "evidence.evidence": "what witnesses say of a node",
     "node": "one node, and what is known of it",
-    "turn": "a decision in the making",
+    "plan_builder": "a decision in the making",
     "grant": "what pools ask of a shared budget",
     "service": "how a balancer serves clients",
     "held": "adapters, wanted and held",

@@ -17,9 +17,9 @@ from orchestrator.loop.inbox import Inbox
 from policies import drain, turn
 from policies.fleet import Fleet
 from policies.model import Phase, Placement, Pool, StandbyKind
+from policies.plan_builder import Turn
 from policies.records import Pause
 from policies.regions import Sight
-from policies.turn import Turn
 
 acknowledges_first: Patch = instead(Inbox, "written", lambda self, ticket: asyncio.sleep(0))
 """A source is told to forget a notice as soon as it was heard."""

@@ -34,8 +34,8 @@ from policies.evidence import Balancer, Condition, Routing, Status
 from policies.limits import Budget
 from policies.model import Confidence
 from policies.placement import Scorer
+from policies.plan_builder import Turn
 from policies.regions import Sight
-from policies.turn import Turn
 
 Patch = Callable[[], AbstractContextManager[object]]
 

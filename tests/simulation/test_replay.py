@@ -18,7 +18,7 @@ from orchestrator.journal.replay import replay
 from orchestrator.simulation.simulate import Simulation
 from policies import capacity, swap
 from policies.model import Market
-from policies.turn import Turn
+from policies.plan_builder import Turn
 
 
 @pytest.mark.parametrize("name", list(SCENARIOS))

@@ -24,8 +24,8 @@ from policies.model import (
     TargetState,
     World,
 )
+from policies.plan_builder import Turn as DecisionTurn
 from policies.records import DrainRecord, Intent, LastPrice, Memory, NodeRecord
-from policies.turn import Turn as DecisionTurn
 from tests.support.toy_pools import place
 
 

@@ -17,7 +17,7 @@ from orchestrator.__main__ import main
 from orchestrator.journal.store import SCHEMA_VERSION
 from orchestrator.schemas import generate
 from policies import swap
-from policies.turn import Turn
+from policies.plan_builder import Turn
 
 Run = Callable[..., tuple[int, str, str]]
 
