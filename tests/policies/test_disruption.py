@@ -180,7 +180,9 @@ def test_only_a_turn_takes_nodes_away_or_back() -> None:
         for kind, function in makers(ast.parse(path.read_text(encoding="utf-8")))
     }
     # An earlier deadline for a node that drains already asks nobody.
-    assert made == {("turn", kind, name) for kind, name in GATED.items()} | {("turn", "Drain", "hasten")}
+    assert made == {("plan_builder", kind, name) for kind, name in GATED.items()} | {
+        ("plan_builder", "Drain", "hasten")
+    }
 
 
 def test_a_turn_asks_the_gate_before_it_plans() -> None:
