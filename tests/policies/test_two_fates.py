@@ -322,3 +322,12 @@ def test_surplus_of_which_the_price_is_not_known_is_given_back_after_the_dear_on
     here.instances["x"] = replace(here.instances["x"], price=None)
     assert here.fleet.by_id["x"].price is None
     assert [a.node for a in of_kind(here.plan(), Drain)] == ["o0"]
+
+
+def test_a_spot_node_that_drains_to_save_money_comes_back_before_spot_is_bought() -> None:
+    here = Scene(Pool(name="p", replicas=4)).nodes(1).nodes(2, ON_DEMAND)
+    here.node("x").drain("x", Cause.EXCESS)
+    here.shown.pop("x")
+    plan = here.plan()
+    assert [a.node for a in of_kind(plan, Undrain)] == ["x"]
+    assert [a for a in of_kind(plan, Launch) if a.placement.market is SPOT] == []
