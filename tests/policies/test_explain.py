@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from policies import events, explain, story
+from policies import event_text, events, explain
 from policies.actions import ActionKind, Cause
 from policies.model import InstanceState, Limits, Market, NoticeKind, Observed, Pool, StandbyKind
 from policies.records import OperatorRequest, Pause, Refusal, Swap
@@ -127,5 +127,5 @@ def test_reasons_of_actions_are_sentences_for_people() -> None:
 
 def test_every_event_has_its_sentence_in_one_of_two_tables() -> None:
     kinds = set(get_args(events.Event))
-    assert story._TEXTS.keys() | story._WORDS.keys() == kinds
-    assert not story._TEXTS.keys() & story._WORDS.keys()
+    assert event_text._TEXTS.keys() | event_text._WORDS.keys() == kinds
+    assert not event_text._TEXTS.keys() & event_text._WORDS.keys()
