@@ -208,6 +208,7 @@ def test_whatever_happens_to_others_one_good_target_serves_all(seed, monkeypatch
 
 
 def test_a_run_is_told_by_its_seed(monkeypatch):
+    monkeypatch.setitem(globals(), "STORM", STORM / 4)
     assert played(7, monkeypatch, storm, nodes=3) == played(7, monkeypatch, storm, nodes=3)
 
 

@@ -151,6 +151,7 @@ async def test_what_reads_a_whole_memory_may_take_longer(store: PostgresStore, w
     await loading
 
 
+@pytest.mark.slow
 async def test_a_frozen_server_is_waited_for_once(postgres: Any) -> None:
     """SIGSTOP of the server process that works for the writer: the kernel still takes what is sent."""
     address = postgres.database()
@@ -247,6 +248,7 @@ async def test_a_write_under_way_holds_up_the_next_epoch_and_not_the_other_way(p
         new.close()
 
 
+@pytest.mark.slow
 async def test_a_holder_frozen_between_two_statements_of_a_write_holds_nobody_up(postgres: Any) -> None:
     """Its locks are not idle ones for the server, whose limits do not end them."""
     database = PostgresDatabase(postgres.database())
@@ -296,6 +298,7 @@ class Now:
         await asyncio.sleep(seconds)
 
 
+@pytest.mark.slow
 async def test_a_lease_runs_out_without_an_answer_and_is_held_again_after(
     near: PostgresDatabase, wire: Wire
 ) -> None:
