@@ -395,5 +395,16 @@ def test_units_of_the_file_hold_before_an_estimate() -> None:
     ]
 
 
+def test_a_type_without_units_is_one_unit_beside_one_that_has_them() -> None:
+    chat = {"units": {"large": 4}, "replicas": 8}
+    rows = only(plan(config(chat), read(past(kind="small"), past(kind="large", units=4)), Asked()))[
+        "alternatives"
+    ]
+    assert {row["instance_type"]: (row["source"], row["nodes"]) for row in rows} == {
+        "large": ("present", 2),
+        "small": ("units", 8),
+    }
+
+
 def test_where_nothing_is_known_of_machines_none_are_told() -> None:
     assert only(plan(config(), read(past(), machines=[]), Asked()))["alternatives"] == []

@@ -316,6 +316,36 @@ async def test_after_a_write_that_failed_the_next_one_takes_nothing_along(store:
     assert [(t.seq, t.identical) for t in await turns.replayed()] == [(1, True)]
 
 
+async def test_turns_that_cannot_be_written_keep_no_event_out_and_are_told_of_once(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(turn_log.log, "error", lambda event, **more: told.append(str(more["error"])))
+    turns = Turns(store)
+    await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
+
+    async def refused(why: str) -> list[str]:
+        """Two events are written while no turn can be; what was said meanwhile."""
+        told.clear()
+        with closing(sqlite3.connect(store.path)) as db, db:
+            db.execute(f"CREATE TRIGGER no BEFORE INSERT ON turns BEGIN SELECT RAISE(ABORT, '{why}'); END")
+        for _ in range(2):
+            await store.append("p", [seen(0)])
+        assert store.turns("p").waiting == 1
+        with closing(sqlite3.connect(store.path)) as db, db:
+            db.execute("DROP TRIGGER no")
+        return list(told)
+
+    assert await refused("full") == ["full"]
+    assert await refused("broken") == ["broken"]
+    await store.append("p", [seen(0)])
+    assert store.turns("p").waiting == 0
+    await turns.take([], 2.0)
+    assert await refused("broken") == ["broken"], "it went well in between"
+    await store.append("p", [seen(0)])
+    assert [(t.at, t.unreadable) for t in await turns.replayed()] == [(1.0, ""), (2.0, "")]
+
+
 async def test_what_is_held_is_bounded_and_a_write_takes_only_some_along(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
