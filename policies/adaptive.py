@@ -54,9 +54,9 @@ from dataclasses import dataclass
 
 from policies import hazard, standby
 from policies.actions import Cause
+from policies.fleet_cost import FleetCost, Zone
 from policies.model import AdaptiveRules, Market, Offering, Phase, Placement
 from policies.node import Node
-from policies.odds import Odds, Zone
 from policies.plan_builder import Turn
 from policies.return_to_spot import least_useful, may_go, roll_back
 
@@ -158,7 +158,7 @@ def steer(turn: Turn, rules: AdaptiveRules, price: float) -> None:
     free = sum(n.aside and n.phase is Phase.STOPPED for n in turn.fleet.nodes)
     covered = quick and free > 0
     zones = _zones(turn, when, price, closed=_closed_for(0.0 if covered else when.gap))
-    odds = Odds(
+    costs = FleetCost(
         zones,
         wanted=turn.pool.replicas,
         penalty=penalty(rules.availability),
@@ -167,15 +167,15 @@ def steer(turn: Turn, rules: AdaptiveRules, price: float) -> None:
         floor=turn.pool.on_demand_floor,
     )
     bridge = when.on_demand + REACT < when.spot
-    _add_spot(turn, odds)
-    _swap(turn, odds)
-    odds.later = False
+    _add_spot(turn, costs)
+    _swap(turn, costs)
+    costs.later = False
     if when.standby < when.spot:
         _start_standbys(turn)
-    _add_on_demand(turn, odds, bridge=bridge)
-    _drop_on_demand(turn, odds)
-    odds.later = True
-    _drop_spot(turn, odds)
+    _add_on_demand(turn, costs, bridge=bridge)
+    _drop_on_demand(turn, costs)
+    costs.later = True
+    _drop_spot(turn, costs)
 
 
 def _closed_for(gap: float) -> float:
@@ -244,96 +244,96 @@ def _counted(turn: Turn, market: Market) -> list[Node]:
     return [n for n in turn.fleet.capacity if n.placement.market is market and n.id not in turn.leaving]
 
 
-def _add_spot(turn: Turn, odds: Odds) -> None:
+def _add_spot(turn: Turn, costs: FleetCost) -> None:
     """Launch spot nodes one at a time where J falls most."""
     most = turn.pool.replicas + math.ceil(MOST_SURPLUS * turn.pool.replicas)
     if turn.pool.spot_wanted == 0:
         return
     tried: set[int] = set()
-    while odds.spot < most:
-        short = odds.spot < turn.pool.replicas
-        gains = (*_gains(odds, scouts=False), *(_gains(odds, scouts=True) if short else ()))
+    while costs.spot < most:
+        short = costs.spot < turn.pool.replicas
+        gains = (*_gains(costs, scouts=False), *(_gains(costs, scouts=True) if short else ()))
         gain, place = max(gains, default=(0.0, 0))
         if gain < THETA_ADD:
-            _explore(turn, odds)
+            _explore(turn, costs)
             return
-        if not _launch_spot(turn, odds, -place, f"spot node worth {gain:.2f} of an on-demand price", tried):
+        if not _launch_spot(turn, costs, -place, f"spot node worth {gain:.2f} of an on-demand price", tried):
             return
 
 
-def _explore(turn: Turn, odds: Odds) -> None:
+def _explore(turn: Turn, costs: FleetCost) -> None:
     """Send a scout to the zone that was not looked at for longest."""
-    if odds.spot >= turn.pool.replicas or turn.coming(Market.SPOT) > 0:
+    if costs.spot >= turn.pool.replicas or turn.coming(Market.SPOT) > 0:
         return
     longest, chosen = EXPLORE, -1
-    for i, zone in enumerate(odds.zones):
-        if odds.counts[i] or not zone.open:
+    for i, zone in enumerate(costs.zones):
+        if costs.counts[i] or not zone.open:
             continue
         history = turn.memory.zones.get(zone.offering.placement)
         unseen = hazard.UNKNOWN_FOR if history is None else (turn.now - history.seen_at) / _HOUR
         if unseen >= longest:
             longest, chosen = unseen, i
     if chosen >= 0:
-        _launch_spot(turn, odds, chosen, f"a look at a zone not seen for {longest:.0f} h", set())
+        _launch_spot(turn, costs, chosen, f"a look at a zone not seen for {longest:.0f} h", set())
 
 
-def _gains(odds: Odds, *, scouts: bool) -> list[tuple[float, int]]:
+def _gains(costs: FleetCost, *, scouts: bool) -> list[tuple[float, int]]:
     """What one more node is worth in each open zone: the first one in a zone, the scout, or a further one.
 
     A scout is bought for the hours to come; what follows it is judged by the hazard now.
     """
-    odds.later = scouts
-    chosen = [i for i, zone in enumerate(odds.zones) if zone.open and (not scouts or odds.counts[i] == 0)]
+    costs.later = scouts
+    chosen = [i for i, zone in enumerate(costs.zones) if zone.open and (not scouts or costs.counts[i] == 0)]
     if not chosen:
         return []
-    here = odds.here()
-    return [(odds.gain_of_one_more(i, here), -i) for i in chosen]
+    here = costs.here()
+    return [(costs.gain_of_one_more(i, here), -i) for i in chosen]
 
 
-def _launch_spot(turn: Turn, odds: Odds, i: int, why: str, tried: set[int]) -> bool:
+def _launch_spot(turn: Turn, costs: FleetCost, i: int, why: str, tried: set[int]) -> bool:
     """Launch one. Where no node stands yet the first tests the room, and the others wait for its answer."""
-    zone = odds.zones[i]
+    zone = costs.zones[i]
     if i in tried and zone.present == 0:
-        odds.counts[i] += 1
+        costs.counts[i] += 1
         return True
     tried.add(i)
     text = f"{why}: hazard {zone.rate:.2f}/h"
     if not turn.launch(zone.offering, Cause.SHORT, text):
         return False
-    odds.counts[i] += 1
+    costs.counts[i] += 1
     return True
 
 
-def _swap(turn: Turn, odds: Odds) -> None:
+def _swap(turn: Turn, costs: FleetCost) -> None:
     """Move one node to a better zone: launch there, and the worst one is given back once that is ready."""
     spot = _counted(turn, Market.SPOT)
     young = any(turn.now - n.launched_at < SWAP_EVERY or n.phase is not Phase.READY for n in spot)
-    if young or turn.coming(Market.SPOT) > 0 or odds.spot < turn.pool.replicas or not spot:
+    if young or turn.coming(Market.SPOT) > 0 or costs.spot < turn.pool.replicas or not spot:
         return
     best = (THETA_SWAP, -1)
-    odds.later = False
-    here = odds.here()
-    for source in range(len(odds.zones)):
-        if not odds.counts[source]:
+    costs.later = False
+    here = costs.here()
+    for source in range(len(costs.zones)):
+        if not costs.counts[source]:
             continue
-        odds.counts[source] -= 1
-        for target, zone in enumerate(odds.zones):
+        costs.counts[source] -= 1
+        for target, zone in enumerate(costs.zones):
             if zone.open and target != source:
-                odds.counts[target] += 1
-                best = max(best, (here - odds.here(), target))
-                odds.counts[target] -= 1
-        odds.counts[source] += 1
+                costs.counts[target] += 1
+                best = max(best, (here - costs.here(), target))
+                costs.counts[target] -= 1
+        costs.counts[source] += 1
     if best[1] >= 0:
-        _launch_spot(turn, odds, best[1], f"early swap worth {best[0]:.2f} of an on-demand price", set())
+        _launch_spot(turn, costs, best[1], f"early swap worth {best[0]:.2f} of an on-demand price", set())
 
 
-def _add_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
+def _add_on_demand(turn: Turn, costs: FleetCost, *, bridge: bool) -> None:
     """Launch on-demand nodes while J falls, and, where they start quicker, for what spot is not ready for."""
     pool = turn.pool
-    missing, cost, spot = odds.missing(), odds.spot_cost(), odds.spot
+    missing, cost, spot = costs.missing(), costs.spot_cost(), costs.spot
     while True:
         held = turn.count(Market.ON_DEMAND)
-        gain = odds.value(missing, spot, cost, held) - odds.value(missing, spot, cost, held + 1)
+        gain = costs.value(missing, spot, cost, held) - costs.value(missing, spot, cost, held + 1)
         short = spot + held < pool.replicas
         bridging = bridge and turn.reliable(Market.SPOT) + held < pool.replicas
         if held >= pool.on_demand_floor and gain <= THETA_ON_DEMAND and not bridging:
@@ -372,65 +372,65 @@ def _one_on_demand(turn: Turn, why: str, *, urgent: bool) -> bool:
     return turn.launch(offering, Cause.SHORT, why)
 
 
-def _drop_on_demand(turn: Turn, odds: Odds) -> None:
+def _drop_on_demand(turn: Turn, costs: FleetCost) -> None:
     """Give on-demand nodes back while J falls, those that are not ready first."""
     pool = turn.pool
-    missing, cost, spot = odds.missing(), odds.spot_cost(), odds.spot
+    missing, cost, spot = costs.missing(), costs.spot_cost(), costs.spot
     nodes = [n for n in _counted(turn, Market.ON_DEMAND) if may_go(turn, n)]
     for node in sorted(nodes, key=least_useful):
         held = turn.count(Market.ON_DEMAND)
         if held <= pool.on_demand_floor:
             return
-        gain = odds.value(missing, spot, cost, held) - odds.value(missing, spot, cost, held - 1)
+        gain = costs.value(missing, spot, cost, held) - costs.value(missing, spot, cost, held - 1)
         if gain <= THETA_ON_DEMAND or not _give_back(
             turn, node, Cause.RETURN, f"worth {gain:.2f} less than it costs"
         ):
             return
 
 
-def _drop_spot(turn: Turn, odds: Odds) -> None:
+def _drop_spot(turn: Turn, costs: FleetCost) -> None:
     """Give spot nodes back while J falls and nothing is starting."""
     held: dict[Placement, list[Node]] = {}
     for node in sorted(_counted(turn, Market.SPOT), key=least_useful, reverse=True):
         if may_go(turn, node):
             held.setdefault(node.placement, []).append(node)
     while turn.coming(Market.SPOT) == 0 and turn.may_choose():
-        best = _worth_least(turn, odds)
+        best = _worth_least(turn, costs)
         if best[1] < 0:
             return
-        nodes = held.get(odds.zones[best[1]].offering.placement)
+        nodes = held.get(costs.zones[best[1]].offering.placement)
         if not nodes:
             return
         why = f"surplus, worth {best[0]:.2f} less than it costs"
         if not _give_back(turn, nodes.pop(), Cause.EXCESS, why):
             return
-        odds.counts[best[1]] -= 1
+        costs.counts[best[1]] -= 1
 
 
-def _worth_least(turn: Turn, odds: Odds) -> tuple[float, int]:
+def _worth_least(turn: Turn, costs: FleetCost) -> tuple[float, int]:
     """By how much J falls when a node of the best zone for that goes, and the zone; -1 where none should.
 
     Nodes in a region that cannot be seen stay. What would be bought again at once stays: it may insure
     against the hazard now, whatever the outlook.
     """
-    here = odds.here()
+    here = costs.here()
     best = (THETA_DROP, -1)
-    for i, zone in enumerate(odds.zones):
+    for i, zone in enumerate(costs.zones):
         unseen = turn.fleet.sight.passed_over(zone.offering.placement.region)
-        if zone.working and odds.counts[i] and not unseen:
-            odds.counts[i] -= 1
-            found = (here - odds.here(), i)
-            if found > best and not (zone.open and _gain_now(odds, i) >= THETA_ADD):
+        if zone.working and costs.counts[i] and not unseen:
+            costs.counts[i] -= 1
+            found = (here - costs.here(), i)
+            if found > best and not (zone.open and _gain_now(costs, i) >= THETA_ADD):
                 best = found
-            odds.counts[i] += 1
+            costs.counts[i] += 1
     return best
 
 
-def _gain_now(odds: Odds, i: int) -> float:
+def _gain_now(costs: FleetCost, i: int) -> float:
     """What one more node in a zone is worth by the hazard now."""
-    odds.later = False
-    gain = odds.gain_of_one_more(i, odds.here())
-    odds.later = True
+    costs.later = False
+    gain = costs.gain_of_one_more(i, costs.here())
+    costs.later = True
     return gain
 
 

@@ -3,7 +3,7 @@
 What it decides: nothing; it looks up.
 Why: the cache of a token differs twentyfold between models of one size (Llama 3.1 8B 128 KiB, Llama 2 7B
 512 KiB, DeepSeek-V3 with 671 billion parameters 69 KiB), and so does what an adapter takes.
-Never: a guess. A model of no known shape has no answer, and `policies.fit` estimates by its size.
+Never: a guess. A model of no known shape has no answer, and `policies.model_fit` estimates by its size.
 
 Source: config.json of each model on Hugging Face: num_hidden_layers, num_attention_heads,
 num_key_value_heads, head_dim, hidden_size, intermediate_size (of one expert: moe_intermediate_size),

@@ -10,7 +10,7 @@ another set of weights.
 Which GPUs read which weights: `policies.formats`.
 
 Example:
-    >>> from policies.fit import Gpus, Need
+    >>> from policies.model_fit import Gpus, Need
     >>> need = Need(parameters=70e9, context=8192)
     >>> packed = pack(need, Gpus(kind="H100", count=8, memory=80.0), Split(tensor=2))
     >>> packed.bits, packed.methods, round(packed.before), round(packed.after), round(packed.gain, 1)
@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from policies.fit import Gpus, Need, Split, check, room
 from policies.formats import AWQ, FP8, GPTQ, Format, refuses
+from policies.model_fit import Gpus, Need, Split, check, room
 from policies.value import replace, value
 
 _ROOMY = 0.9  # share of the permitted memory that two copies may take: the numbers are estimates

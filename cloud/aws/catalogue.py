@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from policies.fit import Gpus
+from policies.model_fit import Gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

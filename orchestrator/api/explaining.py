@@ -26,7 +26,7 @@ _NOT_POLICIES = frozenset(
         "turn",
         "explain",
         "event_text",
-        "odds",
+        "fleet_cost",
         "prices",
     }
 )

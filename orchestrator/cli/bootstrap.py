@@ -16,7 +16,7 @@ from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.views import setup as setup_views
 from orchestrator.wiring.aws import clients_of
 from orchestrator.wiring.ports import engine_command, engine_of
-from policies.fit import GIB
+from policies.model_fit import GIB
 
 
 def node_setup(config: Config, clock: Clock) -> NodeSetup:

@@ -13,7 +13,7 @@ from orchestrator.config.checks.engine import gpus_of, need_of
 from orchestrator.config.tables.pool import PoolConfig
 from policies.capacity_past import Past
 from policies.capacity_plan import Alternative
-from policies.fit import check, over_all
+from policies.model_fit import check, over_all
 
 
 def present(pool: PoolConfig, past: Past) -> str:

@@ -15,8 +15,8 @@ from cloud.aws.doctor.launch import GroupFacts, ImageFacts, SubnetFacts, Templat
 from cloud.aws.places import AwsRegion
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from orchestrator.words import plural
-from policies.fit import Verdict
 from policies.model import Market, Pool
+from policies.model_fit import Verdict
 
 _IMAGE: Final = re.compile(r"ami-[0-9a-f]{8,17}")
 _FEW_TYPES: Final = 3  # below it AWS's score is always low

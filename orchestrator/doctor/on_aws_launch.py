@@ -23,8 +23,8 @@ from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_rol
 from orchestrator.doctor.aws_routes import Needs
 from orchestrator.doctor.findings import Finding, Findings, skipped
 from orchestrator.wiring.ports import engine_with_key
-from policies.fit import GIB
 from policies.model import InstanceState
+from policies.model_fit import GIB
 
 Look = Callable[[], Awaitable[Findings]]
 

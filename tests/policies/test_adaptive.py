@@ -8,6 +8,7 @@ from policies import adaptive, hazard
 from policies.actions import Drain, Launch, Start, Terminate
 from policies.decide import decide
 from policies.events import NodeReady, NodeSeen, NoticeSeen, PoolConfigured, PoolWhole
+from policies.fleet_cost import TOGETHER, FleetCost, Zone, with_zone
 from policies.hazard import RunningMean, ZoneHistory
 from policies.memory import Memory, reduce
 from policies.model import (
@@ -28,7 +29,6 @@ from policies.model import (
     StandbyRules,
     World,
 )
-from policies.odds import TOGETHER, Odds, Zone, with_zone
 
 HOUR = 3600.0
 NOW = 1_000_000.0
@@ -146,22 +146,24 @@ def test_bundles_of_nodes_keep_the_mean() -> None:
 
 
 def test_j_by_hand() -> None:
-    odds = Odds([zone(count=2), zone(price=0.4, count=1, region="s")], wanted=3, penalty=100.0, churn=0.0)
-    odds.later = False
-    missing = odds.missing()
+    costs = FleetCost(
+        [zone(count=2), zone(price=0.4, count=1, region="s")], wanted=3, penalty=100.0, churn=0.0
+    )
+    costs.later = False
+    missing = costs.missing()
     # two zones down with 0.01 each: the first takes both of its nodes or one, the second its only one
     assert sum(missing) == pytest.approx(1.0)
     short = 0.005 * 2 * 0.99 + 0.005 * 0.99 + 0.99 * 0.01 + 0.005 * 0.01 * 3 + 0.005 * 0.01 * 2
-    assert odds.value(missing, 3, odds.spot_cost(), 0) == pytest.approx(1.0 + 100.0 * short)
-    assert odds.value(missing, 3, odds.spot_cost(), 3) == pytest.approx(1.0 + 3.0)
+    assert costs.value(missing, 3, costs.spot_cost(), 0) == pytest.approx(1.0 + 100.0 * short)
+    assert costs.value(missing, 3, costs.spot_cost(), 3) == pytest.approx(1.0 + 3.0)
 
 
 def test_zones_of_a_region_fall_together_and_each_as_often_as_before() -> None:
     def missing(region, down):
         zones = [zone(count=1, down=0.01), zone(count=1, down=down, region=region)]
-        odds = Odds(zones, wanted=2, penalty=100.0, churn=0.0)
-        odds.later = False
-        return odds.missing()
+        costs = FleetCost(zones, wanted=2, penalty=100.0, churn=0.0)
+        costs.later = False
+        return costs.missing()
 
     for down in (0.01, 0.004, 0.0):
         apart, near = missing("s", down), missing("r", down)
@@ -173,18 +175,20 @@ def test_zones_of_a_region_fall_together_and_each_as_often_as_before() -> None:
 
 def test_the_best_number_of_on_demand_nodes_is_the_best_of_all() -> None:
     for down in (0.0, 0.004, 0.02, 0.3):
-        odds = Odds([zone(down=down, count=3), zone(down=down, count=3)], wanted=6, penalty=80.0, churn=0.1)
-        odds.later = False
-        missing, cost = odds.missing(), odds.spot_cost()
-        least, count = odds.best(missing, 6, cost)
-        tried = [odds.value(missing, 6, cost, o) for o in range(13)]
+        costs = FleetCost(
+            [zone(down=down, count=3), zone(down=down, count=3)], wanted=6, penalty=80.0, churn=0.1
+        )
+        costs.later = False
+        missing, cost = costs.missing(), costs.spot_cost()
+        least, count = costs.best(missing, 6, cost)
+        tried = [costs.value(missing, 6, cost, o) for o in range(13)]
         assert least == pytest.approx(min(tried))
         assert tried[count] == pytest.approx(min(tried))
 
 
 def test_standbys_that_start_in_time_cover_the_first_that_are_missing() -> None:
-    bare = Odds([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0)
-    covered = Odds([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0, free=2)
+    bare = FleetCost([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0)
+    covered = FleetCost([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0, free=2)
     cost = bare.spot_cost()
     assert covered.value(covered.missing(), 2, cost, 0) == pytest.approx(cost)
     assert bare.value(bare.missing(), 2, cost, 0) > cost
@@ -358,14 +362,14 @@ def test_reasons_can_be_read() -> None:
 
 
 def test_the_best_number_of_on_demand_nodes_keeps_to_its_bounds() -> None:
-    sure = Odds([zone(down=0.9, count=4)], wanted=4, penalty=100.0, churn=0.0, floor=3)
+    sure = FleetCost([zone(down=0.9, count=4)], wanted=4, penalty=100.0, churn=0.0, floor=3)
     sure.later = False
     assert sure.best(sure.missing(), 4, 0.0)[1] == 4  # of all four there may be need
-    calm = Odds([zone(down=0.0, count=4)], wanted=4, penalty=100.0, churn=0.0, floor=3)
+    calm = FleetCost([zone(down=0.0, count=4)], wanted=4, penalty=100.0, churn=0.0, floor=3)
     calm.later = False
     assert calm.best(calm.missing(), 4, 0.0)[1] == 3  # the floor, though nothing is missing
-    short = Odds([], wanted=4, penalty=100.0, churn=0.0)
+    short = FleetCost([], wanted=4, penalty=100.0, churn=0.0)
     assert short.best(short.missing(), 0, 0.0)[1] == 4  # what is missing now is missing for sure
-    cheap = Odds([zone(down=0.9, count=4)], wanted=4, penalty=0.5, churn=0.0)
+    cheap = FleetCost([zone(down=0.9, count=4)], wanted=4, penalty=0.5, churn=0.0)
     cheap.later = False
     assert cheap.best(cheap.missing(), 4, 0.0)[1] == 0  # a missing node costs less than a node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.fit import parameters_in
+from policies.model_fit import parameters_in
 from policies.model_shapes import shape
 
 MODELS = (

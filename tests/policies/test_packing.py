@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policies.fit import Gpus, Need, Split, check
 from policies.formats import AWQ, FP8, WHOLE
+from policies.model_fit import Gpus, Need, Split, check
 from policies.packing import pack
 from policies.value import replace
 

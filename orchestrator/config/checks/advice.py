@@ -20,8 +20,8 @@ from orchestrator.config.tables.provider import ProviderConfig
 from orchestrator.config.tables.route import RouteConfig
 from orchestrator.units import format_duration, shown
 from orchestrator.words import plural
-from policies.fit import Need, check, over_all
 from policies.formats import AWQ, FP8
+from policies.model_fit import Need, check, over_all
 from policies.packing import pack
 from policies.value import replace
 

@@ -16,8 +16,8 @@ from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
 from policies.families import longest_request
-from policies.fit import Gpus, Need, Split, Verdict, alone, check, parameters_in, too_few
 from policies.formats import DOUBLE, WHOLE, Format, format_in
+from policies.model_fit import Gpus, Need, Split, Verdict, alone, check, parameters_in, too_few
 from policies.model_shapes import Shape, shape
 from policies.value import replace
 

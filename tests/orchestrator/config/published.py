@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.config.checks.engine import need_of, split_of, utilisation_of
 from orchestrator.config.tables.pool import PoolConfig
-from policies.fit import Gpus, Verdict, check
+from policies.model_fit import Gpus, Verdict, check
 
 FILE = Path(__file__).parent / "published_fits.toml"
 

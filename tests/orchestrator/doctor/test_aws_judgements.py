@@ -18,8 +18,8 @@ from orchestrator.doctor import (
     aws_notices,
 )
 from orchestrator.doctor.findings import State
-from policies.fit import Verdict
 from policies.model import Market, Pool
+from policies.model_fit import Verdict
 
 OK, WARN, FAIL, SKIPPED = State.OK, State.WARN, State.FAIL, State.SKIPPED
 REGION = "us-east-1"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.fit import Gpus, Need, Split, alone, check, over_all, parameters_in, tensor_sizes
 from policies.formats import AWQ, DOUBLE, FP8, GPTQ, WHOLE, format_in
+from policies.model_fit import Gpus, Need, Split, alone, check, over_all, parameters_in, tensor_sizes
 from policies.model_shapes import shape
 
 A10G, L40S, H100 = (

@@ -48,7 +48,7 @@ class Zone:
     working: int = 0
 
 
-class Odds:
+class FleetCost:
     """J for a fleet: what it costs and what it risks. All in shares of the on-demand price per hour."""
 
     def __init__(
