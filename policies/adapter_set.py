@@ -148,9 +148,7 @@ class AdapterSet:
         self._shown = self._routing.adapters
         self._wanted = {adapter.name: adapter for adapter in self._pool.adapters.wanted}
         known = (
-            bool(self._wanted)
-            or any(r.adapters for r in self._memory.nodes.values())
-            or any(self._shown.values())
+            bool(self._wanted) or any(r.adapters for r in self._memory.nodes.values()) or bool(self._shown)
         )
         self.nodes: dict[str, Node] = {
             n.id: n for n in fleet.nodes if known and n.id not in leaving and _takes_part(n)

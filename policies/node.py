@@ -203,7 +203,7 @@ class Node:
 
     @property
     def found_healthy(self) -> bool:
-        """Some balancer reaches it, whoever else cannot."""
+        """Some balancer reaches it, even if nobody else does."""
         return self.id in self.evidence.routing.finds_healthy
 
     @property

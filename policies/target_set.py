@@ -2,7 +2,7 @@
 
 What it decides: the whole wanted target set, the same for every balancer, and which balancers to write.
 A target's weight is in proportion to the units that its node serves.
-Why: the set is written whole, so a lost write, a restarted balancer or a hand edit is mended by the next
+Why: the set is written whole, so a lost write, a restarted balancer or a hand edit is fixed by the next
 turn. A node that begins to drain in this turn is out of the active set in the same turn.
 Never: a node enters that is not ready, that did not answer the last look, or that no list shows and nobody
 has looked at; a node that drains is active; the last node that can answer is taken out by choice. When too
@@ -121,7 +121,7 @@ def _differs(turn: Turn, balancer: Balancer, wanted: Mapping[str, TargetSpec]) -
 def _mistakes(balancer: Balancer, wanted: Mapping[str, TargetSpec]) -> bool:
     """It keeps builds, or routes adapters, and has others for a target than it should.
 
-    So it is after its upgrade, when it was told of none.
+    As after its upgrade, when it was sent none.
     """
     return any(
         target.build not in (None, spec.build) or target.adapters not in (None, spec.adapters)
@@ -146,9 +146,9 @@ def _belongs(turn: Turn, node: Node) -> bool:
         return routed
     if node.phase is not Phase.READY or not (routed or node.exists.holds or node.heard.known):
         return False
-    if node.serving or (routed and node.healthy):
-        return not turn.allows(Act.LEAVE, node)
-    return turn.allows(Act.ENTER, node)
+    if node.healthy and (node.serving or routed):
+        return True
+    return not turn.allows(Act.LEAVE, node) if node.serving else turn.allows(Act.ENTER, node)
 
 
 def _unseen(turn: Turn, known: Set[str]) -> list[TargetSpec]:

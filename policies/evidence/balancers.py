@@ -210,11 +210,13 @@ class Routing:
 
     @lazy
     def adapters(self) -> Mapping[str, tuple[Held, ...]]:
-        """By node, what they send it requests for."""
-        return {
-            node: tuple(dict.fromkeys(held for target in targets for held in target.adapters or ()))
-            for node, targets in self.targets.items()
-        }
+        """By node, what they send it requests for. Only nodes that are sent some for adapters."""
+        found: dict[str, dict[Held, None]] = {}
+        for balancer in self:
+            for target in balancer.targets:
+                if target.adapters:
+                    found.setdefault(target.id, {}).update(dict.fromkeys(target.adapters))
+        return {node: tuple(rows) for node, rows in found.items()}
 
     def may_have_put_to_work(self, node: str) -> bool:
         """Some balancer may use a node: it shows it as a target, or was never read."""
