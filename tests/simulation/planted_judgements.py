@@ -14,7 +14,7 @@ from planted_rules import _checks_no_plan as checks_no_plan
 
 from orchestrator.loop.actuator import TargetWriter
 from orchestrator.loop.inbox import Inbox
-from policies import drain, turn
+from policies import drain, plan_builder
 from policies.fleet import Fleet
 from policies.model import Phase, Placement, Pool, StandbyKind
 from policies.plan_builder import Turn
@@ -76,7 +76,9 @@ def _without_spares(fleet: Fleet) -> tuple[float, int]:
     return sum(known), len(prices) - len(known)
 
 
-forgets_what_standbys_cost: Patch = partial(all_of, checks_no_plan, instead(turn, "_spend", _without_spares))
+forgets_what_standbys_cost: Patch = partial(
+    all_of, checks_no_plan, instead(plan_builder, "_spend", _without_spares)
+)
 """The spend cap does not count stopped standbys, not even while they run."""
 
 ignores_settling: Patch = instead(
