@@ -85,6 +85,30 @@ async def test_a_refusal_ends_the_connection_only_where_more_of_the_request_may_
     assert metrics(running)['requests_total{outcome="bad_request"}'] == 1.0
 
 
+async def test_a_plain_answer_has_the_engines_own_status_and_the_end_of_a_stopping_gateway_says_so(
+    upstreams, gateways, raw, eventually, behave
+):
+    async def made(talk):
+        choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+        await talk.json({"choices": [choice]}, "201 Created")
+
+    node = await upstreams("node", made)
+    running = await gateways(node)
+    one = await raw(running)
+    await one.send(PLAIN)
+    assert (await one.answer())[0] == 201
+    node.behaviour = behave.silent
+    await one.send(PLAIN.replace(b"Host", b"X-Request-Id: mine\r\nHost"))
+    await eventually(lambda: node.in_flight == 1)
+    stopping = asyncio.create_task(running.gateway.stop(linger=0.0, drain_timeout=0.0))
+    status, headers, body = await one.answer()
+    assert (status, body["error"]["code"], headers["x-request-id"]) == (503, "gateway_stopping", "mine")
+    assert (headers["connection"], "retry-after" in headers) == ("close", True)
+    await stopping
+    running.stopped = True
+    assert metrics(running)['requests_total{outcome="refused"}'] == 1.0
+
+
 # -- readiness -----------------------------------------------------------------------------------------
 
 

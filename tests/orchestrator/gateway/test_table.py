@@ -409,3 +409,38 @@ def test_a_target_that_only_waits_for_its_probe_is_shown_as_it_is_used(world):
     assert entry.state(world.now)[0] is TargetState.HEALTHY
     world.table.take(entry)
     assert entry.state(world.now) == (TargetState.UNHEALTHY, "circuit breaker half-open")
+
+
+def test_a_target_that_cannot_take_a_request_hides_none_behind_it(world):
+    """Each that stands before the good one is out for a reason of its own."""
+    names = ("ill", "open", "full", "tried", "good")
+    world.put(*(spec(name) for name in names))
+    world.table.checked(world.entry("ill"), "down", 1)
+    for _ in range(3):
+        world.end(world.entry("open"), Failure.ENGINE_ERROR)
+    for _ in range(8):
+        world.table.take(world.entry("full"))
+    wish = without(world.entry("tried"))
+    assert {world.chosen(wish) for _ in range(20)} == {"good"}
+    wish.key = 5
+    assert world.chosen(wish) == "good"
+    assert world.table.any_sound()
+    for _ in range(8):
+        world.table.take(world.entry("good"))
+    assert world.chosen(wish) is None
+    wish.again = True
+    assert world.chosen(wish) in ("full", "good"), "there is as much room again"
+
+
+def test_nothing_is_hoped_of_a_set_whose_targets_all_refuse_and_one_of_them_is_enough(world):
+    world.put(spec("a"), spec("b"))
+    for name in "ab":
+        world.table.blame(world.entry(name), Failure.CONNECT)
+    assert world.table.down()
+    world.table.checked(world.entry("b"), "", 1)
+    assert not world.table.down()
+    assert world.table.has_room()
+    for _ in range(8):
+        world.table.take(world.entry("b"))
+    assert not world.table.down()
+    assert not world.table.has_room()

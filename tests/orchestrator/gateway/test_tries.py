@@ -22,7 +22,7 @@ from orchestrator.gateway.course import Course
 from orchestrator.gateway.endings import Answer, Turned, Unserved
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.metrics import Outcome
-from orchestrator.gateway.request import Exchange, Stage
+from orchestrator.gateway.request import MOST_STALE, Exchange, Stage
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.tries import Tries
 from policies.model import TargetSpec
@@ -351,3 +351,32 @@ async def test_tokens_that_were_made_in_vain_are_counted_before_the_client_has_a
     pool = Pool(Begun(Failure.DISCONNECTED), OK)
     await pool.ended(Job(pool.clock.at))
     assert pool.metrics.of("wasted") == []
+
+
+@pytest.mark.parametrize("stale", [1, MOST_STALE, MOST_STALE + 1])
+async def test_connections_that_had_been_closed_cost_nothing_a_few_times(stale: int) -> None:
+    """Of several targets, all of whose kept connections ended while nobody looked."""
+    good = stale <= MOST_STALE
+    pool = Pool(*[Failure.STALE] * stale, *([OK] if good else []), max_retries=1, retry_reserve=0)
+    found = await pool.ended(Job(pool.clock.at))
+    assert found == ((200, "") if good else (Trouble.DOWN, 502, "upstream_failed", False))
+
+
+async def test_what_may_not_run_twice_is_not_sent_again_over_another_connection() -> None:
+    pool = Pool(Failure.STALE)
+    assert (await pool.ended(Job(pool.clock.at, repeatable=False)))[0] == "turned"
+
+
+async def test_another_backend_begins_with_nothing_held_against_the_request() -> None:
+    exchange = Exchange("r", 1.0)
+    exchange.wish.key, exchange.wish.tokens = 5, 7
+    for stage in (Stage.QUEUED, Stage.SENT):
+        if stage is Stage.SENT:
+            exchange.move(stage)
+        exchange.retries = exchange.sent_again = exchange.stale = 2
+        exchange.waited = 9.0
+        exchange.wish.again = True
+        exchange.anew()
+        assert exchange.stage is Stage.QUEUED
+        assert (exchange.retries, exchange.sent_again, exchange.stale, exchange.waited) == (0, 0, 0, 0.0)
+        assert (exchange.wish.key, exchange.wish.tokens, exchange.wish.again) == (5, 7, False)
