@@ -11,15 +11,13 @@ drain that had 20 s left of its budget has it still.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from policies.records import AdapterRecord, DrainRecord, Memory, NodeRecord, Pause, StateRecord
 from policies.value import replace
-
-T = TypeVar("T")
 
 _INSTANTS = frozenset(
     [
@@ -30,83 +28,51 @@ _INSTANTS = frozenset(
         *("served_at", "since", "spot_lost_at", "started_at", "whole_at"),
     ]
 )
-"""Fields of records that hold an instant which is over."""
+"""Fields of memory and of its records that hold an instant which is over."""
 
 
-_RECORDS = (
-    *("intents", "refusals", "reclaims", "boot_failures", "bars", "swaps", "early_notices", "early_requests"),
-    *("zones", "parts", "prices", "fallbacks", "condemned", "failed_boots", "starts"),
-    *("quota_at", "ended", "launches", "failing"),
-)
-"""Fields of memory that hold records with such instants, or instants, by key or in a row."""
+_HELD: Mapping[type, tuple[str, ...]] = {
+    Memory: (
+        *("nodes", "intents", "refusals", "reclaims", "boot_failures", "bars", "quota_at", "swaps"),
+        *("early_notices", "early_requests", "ended", "launches", "pause", "zones", "parts", "prices"),
+        *("fallbacks", "failing", "condemned", "failed_boots", "starts", "state"),
+    ),
+    NodeRecord: ("notices", "drain", "operator", "adapters"),
+    AdapterRecord: ("call",),
+    StateRecord: ("changes",),
+}
+"""Fields that hold records or instants, one or many."""
+
+_WAITS: Mapping[type, str] = {DrainRecord: "deadline", Pause: "until"}
+"""Fields that hold the end of a wait which began at `since`: it lasts as long as it did."""
 
 
 def not_in_future(memory: Memory, now: float) -> Memory:
     """The same memory with every instant that is over at `now` at the latest. Linear in its size."""
-    return replace(
-        _past(memory, now),
-        nodes={k: _node(r, now) for k, r in memory.nodes.items()},
-        pause=None if memory.pause is None else _pause(memory.pause, now),
-        state=None if memory.state is None else _state(memory.state, now),
-        **{name: _all(getattr(memory, name), now) for name in _RECORDS},
-    )
+    past: Memory = _past(memory, now)
+    return past
 
 
-def _all(held: Any, now: float) -> Any:
-    """A record or an instant, or all of them that a mapping or a tuple holds, none in the future."""
-    if isinstance(held, Mapping):
-        return {key: _all(each, now) for key, each in held.items()}
-    if isinstance(held, tuple):
-        return tuple(_all(each, now) for each in held)
-    return min(held, now) if isinstance(held, int | float) else _past(held, now)
-
-
-def _past(record: T, now: float) -> T:
-    """A record whose own instants are over."""
-    changed: dict[str, Any] = {}
-    for name in _instants(type(record)):  # type: ignore[arg-type]  # any class can be hashed
-        at = getattr(record, name)
-        if at is not None and at > now:
-            changed[name] = now
-    return replace(record, **changed) if changed else record  # type: ignore[type-var]
+def _past(found: Any, now: float) -> Any:
+    """An instant, a record, or a collection of either, with what is over at `now` at the latest."""
+    match found:
+        case None:
+            return None
+        case int() | float():
+            return min(found, now)
+        case tuple():
+            return tuple(_past(each, now) for each in found)
+        case Mapping():
+            return {key: _past(each, now) for key, each in found.items()}
+    kind: Any = type(found)
+    changed = {name: _past(getattr(found, name), now) for name in _looked_at(kind)}
+    wait = _WAITS.get(kind, "")
+    if wait and getattr(found, wait) is not None:
+        changed[wait] = getattr(found, wait) - (found.since - changed["since"])
+    return replace(found, **changed)
 
 
 @cache
-def _instants(kind: type[Any]) -> tuple[str, ...]:
-    """The fields of a kind of record that hold an instant which is over."""
-    return tuple(f.name for f in dataclasses.fields(kind) if f.name in _INSTANTS)
-
-
-def _node(record: NodeRecord, now: float) -> NodeRecord:
-    record = _past(record, now)
-    if record.notices:
-        record = replace(record, notices=_all(record.notices, now))
-    if record.drain is not None:
-        record = replace(record, drain=_drain(record.drain, now))
-    if record.operator is not None:
-        record = replace(record, operator=_past(record.operator, now))
-    if record.adapters:
-        record = replace(record, adapters=tuple(_adapter(adapter, now) for adapter in record.adapters))
-    return record
-
-
-def _adapter(record: AdapterRecord, now: float) -> AdapterRecord:
-    call = None if record.call is None else _past(record.call, now)
-    return replace(_past(record, now), call=call)
-
-
-def _drain(drain: DrainRecord, now: float) -> DrainRecord:
-    """It has as long as it had."""
-    early = max(0.0, drain.since - now)
-    return replace(_past(drain, now), deadline=drain.deadline - early)
-
-
-def _state(state: StateRecord, now: float) -> StateRecord:
-    return replace(_past(state, now), changes=tuple(min(at, now) for at in state.changes))
-
-
-def _pause(pause: Pause, now: float) -> Pause:
-    """It lasts as long as was asked for."""
-    early = max(0.0, pause.since - now)
-    until = None if pause.until is None else pause.until - early
-    return replace(_past(pause, now), until=until)
+def _looked_at(kind: Any) -> tuple[str, ...]:
+    """The fields of a kind of record that hold what is over, or records that do."""
+    return (*_HELD.get(kind, ()), *(f.name for f in fields(kind) if f.name in _INSTANTS))

@@ -73,6 +73,7 @@ from policies.memory_builder import MemoryBuilder
 from policies.model import TAKES_SPOT, Market, Notice, NoticeKind, TargetPhase
 from policies.records import (
     DrainRecord,
+    Intent,
     Memory,
     NodeRecord,
     OperatorRequest,
@@ -99,6 +100,9 @@ ENDED_FOR = 3600.0
 ENDED_KEPT = 1024
 """Machines of which that is remembered at most."""
 
+_START = {Market.SPOT: hazard.SPOT_START, Market.ON_DEMAND: hazard.ON_DEMAND_START}
+"""What the time of a launch is remembered as."""
+
 
 def reduce(memory: Memory, *events: Event) -> Memory:
     """Take events into memory, in order. Linear in the size of memory plus the number of events."""
@@ -117,8 +121,9 @@ def _started(builder: MemoryBuilder, event: DaemonStarted) -> None:
     builder.become(not_in_future(builder.done(), event.at))
     builder.set("epoch", max(builder.get("epoch"), event.epoch))
     # A snapshot of a version that did not ask tells all the same.
-    was_ready = any(record.ready_at is not None for record in builder.get("nodes").values())
-    if was_ready or builder.get("served_at") is not None or builder.get("whole_at") is not None:
+    was_ready = [builder.get("served_at"), builder.get("whole_at")]
+    was_ready += [record.ready_at for record in builder.get("nodes").values()]
+    if any(at is not None for at in was_ready):
         builder.set("ready_once", True)
     # What balancers held last is still the best guess; but each set is written again by the new daemon.
     builder.set("applied_at", {})
@@ -145,7 +150,7 @@ def _grew(builder: MemoryBuilder, event: PoolGrew) -> None:
 
 def _seen(builder: MemoryBuilder, event: NodeSeen) -> None:
     # An adopted node's boot is counted from its adoption: nobody remembers whether it was ready before.
-    launched, known = event.token in builder.get("intents"), builder.get("nodes").get(event.node)
+    launched, known = event.token in builder.get("intents"), builder.record(event.node)
     record = NodeRecord(
         id=event.node,
         token=event.token,
@@ -167,49 +172,42 @@ def _seen(builder: MemoryBuilder, event: NodeSeen) -> None:
             price=price,
             spared=known.spared,
         )
-    if event.node in builder.get("early_requests"):
-        record = replace(record, operator=builder.mapping("early_requests").pop(event.node))
+    early: OperatorRequest | None = builder.take("early_requests", event.node)
+    if early is not None:
+        record = replace(record, operator=early)
     builder.mapping("nodes")[event.node] = record
     builder.forget_intent(event.token)
     builder.learn(event.placement, event.at, hazard.took)
     builder.pair(builder.get("incoming").get(event.token, ""), event.node)
-    if event.node in builder.get("early_notices"):
-        for notice in builder.mapping("early_notices").pop(event.node):
-            _noticed(builder, NoticeSeen(at=event.at, notice=notice))
+    for notice in builder.take("early_notices", event.node) or ():
+        _noticed(builder, NoticeSeen(at=event.at, notice=notice))
 
 
 def _ready(builder: MemoryBuilder, event: NodeReady) -> None:
     builder.node(event.node, ready_at=event.at, address=event.address)
-    record = builder.get("nodes").get(event.node)
     builder.spot_back(event.node)
-    _time_start(builder, event, record)
+    record = builder.record(event.node)
     if record is not None:
+        _time_start(builder, event, record)
         builder.set("ready_once", True)
         bars.ready(builder, record)
-        if record.placement in builder.get("boot_failures"):
-            builder.mapping("boot_failures").pop(record.placement)
-    outgoing = builder.get("incoming").get(event.node, "")
-    if outgoing in builder.get("swaps") and builder.get("swaps")[outgoing].replaced_at is None:
-        builder.swap(outgoing, replaced_at=event.at)
+        builder.take("boot_failures", record.placement)
+    builder.reached(builder.get("incoming").get(event.node, ""), "replaced_at", event.at)
     builder.forget_intent(intent_key(event.node, ActionKind.START))
 
 
-def _time_start(builder: MemoryBuilder, event: NodeReady, record: NodeRecord | None) -> None:
+def _time_start(builder: MemoryBuilder, event: NodeReady, record: NodeRecord) -> None:
     """Learn how long starts take: of launches that we made, and of standbys that we started."""
-    if record is None:
-        return
     if intent_key(event.node, ActionKind.START) in builder.get("intents"):
         builder.timed(hazard.STANDBY_START, event.at - record.started_at)
     elif record.started_at == record.launched_at:
-        spot = record.placement.market is Market.SPOT
-        what = hazard.SPOT_START if spot else hazard.ON_DEMAND_START
-        builder.timed(what, event.at - record.launched_at)
+        builder.timed(_START[record.placement.market], event.at - record.launched_at)
 
 
 def _stopped(builder: MemoryBuilder, event: NodeStopped) -> None:
     builder.node(event.node, ready_at=None)
     part_memory.forget_engine(builder, event.node)
-    record, asked = builder.get("nodes").get(event.node), intent_key(event.node, ActionKind.STOP)
+    record, asked = builder.record(event.node), intent_key(event.node, ActionKind.STOP)
     if record is not None and record.placement.market is Market.SPOT and asked not in builder.get("intents"):
         _noticed(builder, NoticeSeen(at=event.at, notice=stop_notice(event.node, event.at)))
     builder.forget_intent(asked)
@@ -225,9 +223,7 @@ def _found(builder: MemoryBuilder, event: NodeFound) -> None:
 
 def _idle(builder: MemoryBuilder, event: NodeIdle) -> None:
     builder.node(event.node, idle_since=event.at)
-    swap = builder.get("swaps").get(event.node)
-    if swap is not None and swap.drained_at is None:
-        builder.swap(event.node, drained_at=event.at)
+    builder.reached(event.node, "drained_at", event.at)
 
 
 def _busy(builder: MemoryBuilder, event: NodeBusy) -> None:
@@ -240,18 +236,17 @@ def _routed(builder: MemoryBuilder, event: NodeRouted) -> None:
 
 
 def _gone(builder: MemoryBuilder, event: NodeGone) -> None:
-    record = builder.get("nodes").get(event.node)
+    record = builder.record(event.node)
     if record is None:
         return
-    ended = builder.get("intents").get(intent_key(event.node, ActionKind.TERMINATE))
+    ended: Intent | None = builder.get("intents").get(intent_key(event.node, ActionKind.TERMINATE))
     for kind in (ActionKind.TERMINATE, ActionKind.STOP, ActionKind.START):
         builder.forget_intent(intent_key(event.node, kind))
     builder.unpair(event.node)
-    if not any(n.kind in TAKES_SPOT for n in record.notices):
-        taken = event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED)
-        builder.learn(record.placement, event.at, hazard.lost if taken else hazard.let_go)
-    if event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED):
-        builder.set("preemptions", builder.get("preemptions") + 1)
+    preempted = event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED)
+    if not _takes_spot(record.notices):
+        builder.learn(record.placement, event.at, hazard.lost if preempted else hazard.let_go)
+    builder.set("preemptions", builder.get("preemptions") + preempted)
     if event.cause is GoneCause.UNANNOUNCED:
         builder.set("preemptions_without_notice", builder.get("preemptions_without_notice") + 1)
         builder.bad_news("reclaims", record.placement, event.at)
@@ -265,10 +260,8 @@ def _gone(builder: MemoryBuilder, event: NodeGone) -> None:
         _has_ended(builder, event.node, event.at)
     else:  # lists may be wrong, and show it again
         _keep_what_was_said(builder, record)
-    swap = builder.get("swaps").get(event.node)
-    if swap is not None:
-        detached = swap.detached_at if swap.detached_at is not None else event.at
-        builder.swap(event.node, gone_at=event.at, detached_at=detached)
+    builder.swap(event.node, gone_at=event.at)
+    builder.reached(event.node, "detached_at", event.at)
 
 
 def _never_came_up(builder: MemoryBuilder, event: NodeGone, record: NodeRecord, *, given_up: bool) -> None:
@@ -305,7 +298,7 @@ def _keep_what_was_said(builder: MemoryBuilder, record: NodeRecord) -> None:
 
 def _noticed(builder: MemoryBuilder, event: NoticeSeen) -> None:
     notice = event.notice
-    record = builder.get("nodes").get(notice.node)
+    record = builder.record(notice.node)
     if record is None:
         _early(builder, notice)
         return
@@ -317,14 +310,19 @@ def _noticed(builder: MemoryBuilder, event: NoticeSeen) -> None:
         if record.drain is None and all(n.cancelled for n in notices):
             builder.drop_swap(notice.node)
         return
-    known = any(n.kind in TAKES_SPOT for n in record.notices)
-    if notice.kind in TAKES_SPOT and record.placement.market is Market.SPOT and not known:
+    takes_it = notice.kind in TAKES_SPOT and record.placement.market is Market.SPOT
+    if takes_it and not _takes_spot(record.notices):
         builder.bad_news("reclaims", record.placement, event.at)
         builder.learn(record.placement, event.at, hazard.lost)
         warned = notice.kind is NoticeKind.INTERRUPTION and record.ready_at is not None
         if warned and notice.deadline is not None:
             # A node younger than a notice is told late: it says nothing of how much warning there is.
             builder.timed(hazard.NOTICE_LEAD, max(0.0, notice.deadline - event.at))
+
+
+def _takes_spot(notices: Iterable[Notice]) -> bool:
+    """The cloud said that it takes the node, even if it took that back."""
+    return any(notice.kind in TAKES_SPOT for notice in notices)
 
 
 def _early(builder: MemoryBuilder, notice: Notice) -> None:
@@ -347,14 +345,14 @@ def _keep_early(builder: MemoryBuilder, node: str, notices: tuple[Notice, ...]) 
 
 
 def _drain(builder: MemoryBuilder, event: DrainStarted) -> None:
-    record = builder.get("nodes").get(event.node)
+    record = builder.record(event.node)
     if record is None:
         return
-    # A drain whose deadline moves goes on: what was seen since it began still counts.
-    since = event.at if record.drain is None else record.drain.since
-    drain = DrainRecord(since=since, deadline=event.deadline, cause=event.cause, reason=event.reason)
-    idle_since = None if record.drain is None else record.idle_since
-    builder.node(event.node, drain=drain, idle_since=idle_since)
+    drain = DrainRecord(since=event.at, deadline=event.deadline, cause=event.cause, reason=event.reason)
+    if record.drain is None:
+        builder.node(event.node, drain=drain, idle_since=None)
+    else:  # its deadline moves: what was seen since it began still counts
+        builder.node(event.node, drain=replace(drain, since=record.drain.since))
     builder.spot_lost(record.placement, event.at)
     builder.open_swap(event.node, event.cause, event.at)
     if event.cause is Cause.REBALANCE and record.drain is None:
@@ -374,15 +372,9 @@ def _applied(builder: MemoryBuilder, event: TargetsApplied) -> None:
     before = targets.get(event.balancer, {})
     # The first acknowledgement that a daemon gets names the whole set.
     first = event.balancer not in builder.get("applied_at")
-    changes = dict(event.changes)
-    if first:
-        changes = {**dict.fromkeys(before), **changes}
-    held = dict(before)
+    changes: dict[str, TargetPhase | None] = {**dict.fromkeys(before if first else ()), **dict(event.changes)}
+    held = {node: phase for node, phase in {**before, **changes}.items() if phase is not None}
     for node, phase in changes.items():
-        if phase is None:
-            held.pop(node, None)
-        else:
-            held[node] = phase
         _moved(builder, node, phase, event.at, was_active=before.get(node) is TargetPhase.ACTIVE)
     for node, record in [*builder.get("nodes").items()]:
         # One that this balancer had let go, and sent requests to all the same, is let go of once more.
@@ -399,16 +391,13 @@ def _moved(
     builder: MemoryBuilder, node: str, phase: TargetPhase | None, at: float, *, was_active: bool
 ) -> None:
     """Remember since when no balancer sends a node new requests."""
-    record = builder.get("nodes").get(node)
     if phase is TargetPhase.ACTIVE:
-        if record is not None and record.detached_at is not None:
-            builder.node(node, detached_at=None)
+        builder.node(node, detached_at=None)
         return
+    record = builder.record(node)
     if record is not None and (was_active or record.detached_at is None):
         builder.node(node, detached_at=at)
-    swap = builder.get("swaps").get(node)
-    if swap is not None and swap.detached_at is None:
-        builder.swap(node, detached_at=at)
+    builder.reached(node, "detached_at", at)
 
 
 def _operator_drain(builder: MemoryBuilder, event: OperatorDrained) -> None:
@@ -418,12 +407,11 @@ def _operator_drain(builder: MemoryBuilder, event: OperatorDrained) -> None:
 
 
 def _operator_undrain(builder: MemoryBuilder, event: OperatorUndrained) -> None:
-    record = builder.get("nodes").get(event.node)
+    record = builder.record(event.node)
     if record is not None:
         by_others = record.operator is not None and record.operator.cause is not Cause.OPERATOR
         builder.node(event.node, operator=None, spared=record.spared or by_others)
-    if event.node in builder.get("early_requests"):
-        builder.mapping("early_requests").pop(event.node)
+    builder.take("early_requests", event.node)
 
 
 def _paused(builder: MemoryBuilder, event: Paused) -> None:

@@ -5,6 +5,7 @@ Every step is a function of the memory before it and of one event, never of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,9 @@ BAD_NEWS_HALF_LIFE = 1800.0
 
 SAME_NEWS = 10.0
 """Seconds within which bad news of a placement is one piece: ten launches refused at once are one refusal."""
+
+_NO_NEWS = Refusal(at=-math.inf, weight=0.0)
+"""What is remembered of a placement without bad news."""
 
 
 class MemoryBuilder:
@@ -59,6 +63,15 @@ class MemoryBuilder:
         value: list[float] = self._changed["launches"]
         return value
 
+    def take(self, name: str, key: Any) -> Any:
+        """Remove an entry of a mapping field and return it; None, and no change, where there is none."""
+        return self.mapping(name).pop(key) if key in self.get(name) else None
+
+    def record(self, node: str) -> NodeRecord | None:
+        """The record of a node."""
+        found: NodeRecord | None = self.get("nodes").get(node)
+        return found
+
     def node(self, node: str, **changes: Any) -> None:
         """Change the record of a node; unknown nodes are ignored."""
         if node in self.get("nodes"):
@@ -67,16 +80,13 @@ class MemoryBuilder:
 
     def forget_intent(self, token: str) -> None:
         """The call is settled, or what it was for is gone."""
-        if token in self.get("intents"):
-            self.mapping("intents").pop(token)
+        self.take("intents", token)
 
     def bad_news(self, name: str, placement: Placement, at: float) -> None:
         """Add one piece of bad news to what is left of the earlier ones."""
-        known: Refusal | None = self.get(name).get(placement)
-        weight = 1.0
-        if known is not None:
-            again = at - known.at < SAME_NEWS
-            weight = known.weight if again else 1.0 + decayed(known, at, BAD_NEWS_HALF_LIFE)
+        known: Refusal = self.get(name).get(placement, _NO_NEWS)
+        again = at - known.at < SAME_NEWS
+        weight = known.weight if again else 1.0 + decayed(known, at, BAD_NEWS_HALF_LIFE)
         self.mapping(name)[placement] = Refusal(at=at, weight=weight)
 
     def refused(self, placement: Placement, at: float) -> None:
@@ -90,15 +100,14 @@ class MemoryBuilder:
         resumed_at = self.get("resumed_at")
         if not self.get("ready_once") and (resumed_at is None or since >= resumed_at):
             self.set("failed_starts", self.get("failed_starts") + 1)
-        known: Refusal | None = self.get("boot_failures").get(placement)
-        count = 1.0 if known is None else known.weight + 1.0
-        self.mapping("boot_failures")[placement] = Refusal(at=at, weight=count)
+        before = self.get("boot_failures").get(placement, _NO_NEWS).weight
+        self.mapping("boot_failures")[placement] = Refusal(at=at, weight=before + 1.0)
 
     # -- whether spot is there -------------------------------------------------------------------------
 
     def spot_back(self, node: str) -> None:
         """A node is ready or stays after all: if it is a spot node, spot is there."""
-        record = self.get("nodes").get(node)
+        record = self.record(node)
         if record is not None and _stays_on_spot(record):
             self.set("spot_lost_at", None)
 
@@ -140,7 +149,7 @@ class MemoryBuilder:
         """Take one observation of how long something took."""
         timings = self.mapping("timings")
         known = timings.get(what)
-        timings[what] = hazard.RunningMean(mean=seconds) if known is None else known.with_one(seconds)
+        timings[what] = known.with_one(seconds) if known else hazard.RunningMean(mean=seconds)
 
     # -- swaps -------------------------------------------------------------------------------------
 
@@ -155,8 +164,8 @@ class MemoryBuilder:
         if cause.voluntary or cause is Cause.STANDBY or node in self.get("swaps"):
             return
         swaps = self.mapping("swaps")
-        known = self.get("nodes").get(node)
-        live = [n for n in known.notices if not n.cancelled] if known is not None else []
+        known = self.record(node)
+        live = [n for n in (known.notices if known else ()) if not n.cancelled]
         opened = min((n.seen_at for n in live), default=at)
         deadline = min((n.deadline for n in live if n.deadline is not None), default=None)
         swaps[node] = Swap(outgoing=node, cause=cause, opened_at=opened, deadline=deadline)
@@ -168,10 +177,9 @@ class MemoryBuilder:
 
     def drop_swap(self, outgoing: str) -> None:
         """The node stays after all, or the swap is history."""
-        if outgoing in self.get("swaps"):
-            incoming = self.mapping("swaps").pop(outgoing).incoming
-            if incoming in self.get("incoming"):
-                self.mapping("incoming").pop(incoming)
+        swap: Swap | None = self.take("swaps", outgoing)
+        if swap is not None:
+            self.take("incoming", swap.incoming)
 
     def pair(self, outgoing: str, incoming: str) -> None:
         """Name what takes the place of an outgoing node: a launch's token first, the node's id later."""
@@ -180,20 +188,22 @@ class MemoryBuilder:
             return
         if self.get("incoming").get(incoming, outgoing) != outgoing:
             self.unpair(incoming)  # it was to take another place before
-        if swap.incoming in self.get("incoming"):
-            self.mapping("incoming").pop(swap.incoming)
+        self.take("incoming", swap.incoming)
         self.swap(outgoing, incoming=incoming)
         self.mapping("incoming")[incoming] = outgoing
 
     def unpair(self, incoming: str) -> None:
         """What was to take the place of an outgoing node did not come: the place is open again."""
-        outgoing = self.get("incoming").get(incoming, "")
-        if not outgoing:
-            return
-        self.mapping("incoming").pop(incoming)
+        outgoing = self.take("incoming", incoming)
         swap = self.get("swaps").get(outgoing)
         if swap is not None and swap.replaced_at is None:
             self.swap(outgoing, incoming="")
+
+    def reached(self, outgoing: str, stage: str, at: float) -> None:
+        """The swap of an outgoing node reached a stage (a field of `Swap`); the first time counts."""
+        swap = self.get("swaps").get(outgoing)
+        if swap is not None and getattr(swap, stage) is None:
+            self.swap(outgoing, **{stage: at})
 
     def done(self) -> Memory:
         """The changed memory."""
