@@ -6,7 +6,7 @@ fault ends before they are ready pause it when `health.boot_failures` of them di
 ready between. A pause lasts PAUSE_FIRST and each one after it twice as long, up to PAUSE_MOST; then one
 launch tries. A pool of which no node was ever ready is not launched further after `health.give_up_after`
 failed boots; until one of its machines is seen running no more launches than that are open or failed.
-Why: a role that is missing, an image that may not be decrypted, or a wrong flag is mended by a person and
+Why: a role that is missing, an image that may not be decrypted, or a wrong flag is fixed by a person and
 nothing else. Another zone has the same fault, as a rule: where it has not, the place alone is refused, and
 what tries a market after a pause goes where nothing failed. What was refused for want of capacity is
 remembered apart (`policies.placement`), and so is what was taken (`policies.hazard`).
@@ -130,9 +130,9 @@ def ready(builder: MemoryBuilder, record: NodeRecord) -> None:
 
 
 def resumed(builder: MemoryBuilder, event: Resumed) -> None:
-    """Somebody says that what was wrong is mended, or wants it tried.
+    """An operator says that the fault is fixed, or wants it tried.
 
-    What began to boot before tells nothing of that, however its boot ends.
+    A boot that began before says nothing about that, however it ends.
     """
     builder.set("resumed_at", event.at)
     builder.set("pause", None)
@@ -158,14 +158,17 @@ def until(bar: Bar) -> float:
     return bar.at + length
 
 
+def paused(pool: Pool, memory: Memory) -> dict[Key, Bar]:
+    """The markets that are paused, or tried after a pause."""
+    return {key: bar for key, bar in memory.bars.items() if holds(bar, pool.health)}
+
+
 def pauses(pool: Pool, memory: Memory, sold: Set[Key]) -> Mapping[Key, float]:
     """The markets that are paused, and until when; then each is tried. `sold`: all that are for sale."""
-    paused = {key: bar for key, bar in memory.bars.items() if holds(bar, pool.health)}
-    nothing_else = memory.ready_once and bool(sold) and sold <= paused.keys()
-    return {
-        key: min(until(bar), bar.at + PAUSE_FIRST) if nothing_else else until(bar)
-        for key, bar in paused.items()
-    }
+    barred = paused(pool, memory)
+    nothing_else = memory.ready_once and bool(sold) and sold <= barred.keys()
+    longest = PAUSE_FIRST if nothing_else else PAUSE_MOST
+    return {key: min(until(bar), bar.at + longest) for key, bar in barred.items()}
 
 
 def on_sale(offerings: Iterable[Offering]) -> set[Key]:
@@ -176,7 +179,7 @@ def on_sale(offerings: Iterable[Offering]) -> set[Key]:
 def spot_paused(pool: Pool, memory: Memory, sold: Set[Key]) -> bool:
     """True when spot is paused wherever it is sold."""
     spot = {key for key in sold if key[1] is Market.SPOT}
-    return bool(spot) and all(k in memory.bars and holds(memory.bars[k], pool.health) for k in spot)
+    return bool(spot) and spot <= paused(pool, memory).keys()
 
 
 def failed_starts(memory: Memory, given_up: Set[str] = frozenset()) -> int:
@@ -202,7 +205,7 @@ def never_started(pool: Pool, memory: Memory, given_up: Set[str] = frozenset()) 
 
 
 def alarms(pool: Pool, memory: Memory) -> Iterator[Alarm]:
-    """What a person has to mend."""
+    """What a person has to fix."""
     if never_started(pool, memory):
         yield Alarm(name="never-started", reason=stopped_words(pool, memory))
     for key in to_mend(pool, memory):
@@ -212,8 +215,8 @@ def alarms(pool: Pool, memory: Memory) -> Iterator[Alarm]:
 def to_mend(pool: Pool, memory: Memory) -> Iterator[Key]:
     """Paused markets that are a trouble of their own: where the pool never started, its faults are one."""
     stopped = never_started(pool, memory)
-    for key, bar in sorted(memory.bars.items()):
-        if holds(bar, pool.health) and (bar.denied or not stopped):
+    for key, bar in sorted(paused(pool, memory).items()):
+        if bar.denied or not stopped:
             yield key
 
 

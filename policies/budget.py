@@ -151,7 +151,7 @@ def in_effect(pool: Pool, grant: Grant | None) -> Pool:
 
 
 def alarms(grant: Grant | None) -> Iterator[Alarm]:
-    """What a person has to mend."""
+    """What a person has to fix."""
     if grant is not None and grant.violation:
         yield Alarm(name="InvariantViolated", reason=grant.violation)
     elif grant is not None and grant.floor_short:

@@ -36,16 +36,13 @@ _OF_NO_USE = (Outcome.DENIED, Outcome.MISCONFIGURED)
 def opened(builder: MemoryBuilder, event: IntentOpened) -> None:
     """A call is about to be made, for the first time or again."""
     intents = builder.mapping("intents")
-    known = intents.get(event.token)
-    intents[event.token] = Intent(
+    known: Intent | None = intents.get(event.token)
+    asked = Intent(
         token=event.token,
         kind=event.kind,
         node=event.node,
-        at=event.at if known is None else known.at,
+        at=event.at,
         asked_at=event.at,
-        attempts=1 if known is None else known.attempts + 1,
-        throttled=0 if known is None else known.throttled,
-        landed=known is not None and known.landed,
         placement=event.placement,
         standby=event.standby,
         replaces=event.replaces,
@@ -53,14 +50,23 @@ def opened(builder: MemoryBuilder, event: IntentOpened) -> None:
         cause=event.cause,
         reason=event.reason,
     )
-    if known is None and event.kind is ActionKind.LAUNCH:
+    if known is not None:
+        asked = replace(
+            asked,
+            at=known.at,
+            attempts=known.attempts + 1,
+            throttled=known.throttled,
+            landed=known.landed,
+        )
+    elif event.kind is ActionKind.LAUNCH:
         builder.set("serial", builder.get("serial") + 1)
         launches = builder.launches()
         if launches and event.at - launches[0] >= LAUNCH_WINDOW:
             launches[:] = [t for t in launches if event.at - t < LAUNCH_WINDOW]
         launches.append(event.at)
-    if known is None and event.kind is ActionKind.START:
+    elif event.kind is ActionKind.START:
         builder.node(event.node, standby=None, started_at=event.at, ready_at=None)
+    intents[event.token] = asked
     if event.replaces in builder.get("nodes"):
         builder.open_swap(event.replaces, Cause.NOTICE, event.at)
     builder.pair(event.replaces, event.node or event.token)

@@ -196,11 +196,11 @@ class IntentOpened:
     at: float
     token: str
     kind: ActionKind
-    node: str
-    placement: Placement | None = None
+    node: str  # empty for a launch
+    placement: Placement | None = None  # of a launch
     standby: StandbyKind | None = None
-    replaces: str = ""
-    price: float | None = None
+    replaces: str = ""  # the outgoing node
+    price: float | None = None  # USD/h
     cause: Cause | None = None
     reason: str = ""
 
@@ -218,7 +218,7 @@ class IntentClosed:
 
 @value
 class DrainHeld:
-    """A doomed node goes on serving for now: without it too few nodes would."""
+    """A noticed node goes on serving for now: without it too few nodes would."""
 
     at: float
     node: str
@@ -327,17 +327,13 @@ class BootFailed:
 
 @value
 class PartLost:
-    """A part that the daemon depends on could not be read for so long that it counts as lost.
-
-    `part` is its name, of an engine the node's id. `since`: when the first look failed. `error` says how the
-    newest one did.
-    """
+    """A part that the daemon depends on could not be read for so long that it counts as lost."""
 
     at: float
     kind: PartKind
-    part: str
-    since: float
-    error: str
+    part: str  # its name; of an engine the node's id
+    since: float  # when the first look failed
+    error: str  # of the newest look
 
     @property
     def node(self) -> str:
@@ -362,18 +358,14 @@ class PartBack:
 
 @value
 class GpuCondemned:
-    """A node is to be replaced for its GPUs (`policies.gpu_health`).
-
-    `remedy`: what the fault asks for, a word of `policies.gpu_errors.Remedy`; empty where it has none.
-    `urgent`: it goes at once, and not only when its replacement is ready. `budget`: s for requests in flight.
-    """
+    """A node is to be replaced for its GPUs (`policies.gpu_health`)."""
 
     at: float
     node: str
     reason: str
-    remedy: str
-    urgent: bool
-    budget: float
+    remedy: str  # a word of `policies.gpu_errors.Remedy`; empty where the fault has none
+    urgent: bool  # it goes at once, and not only when its replacement is ready
+    budget: float  # seconds for requests in flight
 
 
 @value
@@ -399,35 +391,27 @@ class StateChanged:
 
 @value
 class FallbackBegan:
-    """A provider answers requests of a route in the place of those before it (`policies.fallback`).
-
-    `since`: when that was first seen. `day`: of UTC, as "2026-11-30"; `requests`, `amount`: what providers
-    that stand in had been paid for on it before, in requests and picodollars.
-    """
+    """A provider answers requests of a route in the place of those before it (`policies.fallback`)."""
 
     at: float
     route: str
     provider: str
     why: str
-    since: float
-    day: str
-    requests: int
-    amount: int
+    since: float  # when that was first seen
+    day: str  # of UTC, as "2026-11-30"
+    requests: int  # that providers in this place had answered on that day before
+    amount: int  # picodollars paid for them
 
 
 @value
 class FallbackEnded:
-    """The backend that a route names first has its requests again.
-
-    `after`: seconds since the first of them that another had; `requests`, `amount`: what providers were paid
-    for meanwhile, in requests and picodollars.
-    """
+    """The backend that a route names first has its requests again."""
 
     at: float
     route: str
-    after: float
-    requests: int
-    amount: int
+    after: float  # seconds since the first request that another backend answered
+    requests: int  # that providers answered meanwhile
+    amount: int  # picodollars paid for them
 
 
 @value
@@ -451,16 +435,13 @@ class ProviderBack:
 
 @value
 class CapNear:
-    """Most of a cap of the UTC day `day` is used: spent, or held for requests in flight; picodollars.
-
-    `about`: whose cap it is, as "provider claude" or "route chat".
-    """
+    """Most of a cap of a day is used: spent, or held for requests in flight."""
 
     at: float
-    about: str
-    day: str
-    used: int
-    cap: int
+    about: str  # whose cap it is, as "provider claude" or "route chat"
+    day: str  # of UTC
+    used: int  # picodollars
+    cap: int  # picodollars
 
 
 @value

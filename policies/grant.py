@@ -37,16 +37,12 @@ class Price:
 
 @value
 class Held:
-    """Nodes that a pool has, open launches included.
+    """Nodes that a pool has, open launches included."""
 
-    `units`: what they serve. `nodes`: machines that are not on their way out. `spend`: USD/h of those that
-    bill and whose price is known, `unpriced`: how many bill at a price that nobody knows.
-    """
-
-    units: int = 0
-    nodes: int = 0
-    spend: float = 0.0
-    unpriced: int = 0
+    units: int = 0  # what they serve
+    nodes: int = 0  # machines that are not on their way out
+    spend: float = 0.0  # USD/h of those that bill and whose price is known
+    unpriced: int = 0  # how many bill at an unknown price
 
     def cost(self, unknown: float) -> float:
         """USD/h of all of them, those of unknown price at `unknown` each."""
@@ -55,35 +51,25 @@ class Held:
 
 @value
 class Ask:
-    """What one pool wants and has, as of its newest turn. Capacity is in units.
-
-    `replicas`: wanted in all, `floor` of them on demand. `standby`: hot and stopped beyond them. `surge`:
-    beyond those, for a while. `cap`: the pool's own spend cap, USD/h. `on_demand` and `spot`: the cheapest
-    node that may be launched now to fill the floor, and the rest; `way_back`: the cheapest spot node, whether
-    or not it may be had now; `dearest`: USD/h of the dearest node that
-    is sold. `has_on_demand`, `has_spot`: nodes that count towards wanted; `has_standby`: stopped standbys;
-    `other`: whatever else lives or bills, being on its way out or not counted. `launches`: False while the
-    pool launches nothing, being paused or dead. `seen`: False while nobody can tell what it has: then what
-    it wants counts as there.
-    """
+    """What one pool wants and has, as of its newest turn. Capacity is in units."""
 
     pool: str
     priority: int = 0
-    replicas: int
-    floor: int = 0
-    standby: int = 0
-    surge: int = 0
-    cap: float | None = None
-    on_demand: Price = Price()
-    spot: Price = Price()
-    way_back: Price = Price()
-    dearest: float | None = None
-    has_on_demand: Held = Held()
-    has_spot: Held = Held()
-    has_standby: Held = Held()
-    other: Held = Held()
-    launches: bool = True
-    seen: bool = True
+    replicas: int  # wanted in all
+    floor: int = 0  # of them on demand
+    standby: int = 0  # hot and stopped, beyond `replicas`
+    surge: int = 0  # beyond those, for a while
+    cap: float | None = None  # the pool's own spend cap, USD/h
+    on_demand: Price = Price()  # the cheapest node that may be launched now to fill the floor
+    spot: Price = Price()  # the same for the rest
+    way_back: Price = Price()  # the cheapest spot node, whether or not it can be launched now
+    dearest: float | None = None  # USD/h of the dearest node that is sold
+    has_on_demand: Held = Held()  # nodes that count towards wanted
+    has_spot: Held = Held()  # nodes that count towards wanted
+    has_standby: Held = Held()  # stopped standbys
+    other: Held = Held()  # what else lives or bills: on its way out, or not counted
+    launches: bool = True  # False while the pool is paused or its loop is dead
+    seen: bool = True  # False while it is not known what it has: then what it wants counts as there
 
     @property
     def held(self) -> tuple[Held, ...]:
@@ -118,20 +104,15 @@ class Share:
 class Grant:
     """A pool's share of the budget for one turn.
 
-    `replicas` and `standby`: units that the pool may aim at, no more than it wants. `nodes`: machines that
-    may live at once, those on their way out not counted; `spend_per_hour`: USD/h of all that bills, open
-    launches and nodes on their way out included; each None where the budget does not limit it. Both are at
-    least what the pool has, so they stop only what would be added. `why`: what the pool is short of and why,
-    one phrase, empty where it gets all that it wants. `way_back`: USD/h that on-demand nodes beyond the floor
-    leave free for a spot node. `floor_short`: not even its on-demand floor is granted.
-    `violation`: what is wrong with the sharing itself, in words; then nothing may be added.
+    `nodes` and `spend_per_hour` are None where the budget does not limit them, else at least what the pool
+    has: they stop only what would be added.
     """
 
-    replicas: int
-    standby: int = 0
-    nodes: int | None = None
-    spend_per_hour: float | None = None
-    why: str = ""
-    way_back: float = 0.0
-    floor_short: bool = False
-    violation: str = ""
+    replicas: int  # units that the pool may aim at, no more than it wants
+    standby: int = 0  # the same of standbys
+    nodes: int | None = None  # machines that may live at once, those on their way out not counted
+    spend_per_hour: float | None = None  # USD/h of all that bills, open launches and leaving nodes included
+    why: str = ""  # what the pool is short of and why, one phrase; empty where it gets all that it wants
+    way_back: float = 0.0  # USD/h that on-demand nodes beyond the floor leave free for a spot node
+    floor_short: bool = False  # not even its on-demand floor is granted
+    violation: str = ""  # what is wrong with the sharing itself; then nothing may be added

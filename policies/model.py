@@ -176,63 +176,49 @@ class Offering:
 
 @value
 class Instance:
-    """A machine as the cloud describes it.
-
-    `token` is the idempotency token that the launch carried, kept by the cloud as a tag; `address` is the
-    engine's "host:port", empty until the cloud knows it; `price` is USD/h now, None where the list does not
-    say; `standby` is the tag of the launch. `ending_why`: the provider's words, one line, at most 300 long.
-    `ended_at`: since when nobody pays, by the provider's clock; None while it lives or where nobody says.
-    """
+    """A machine as the cloud describes it."""
 
     id: str
     pool: str
-    token: str
+    token: str  # the idempotency token of the launch, kept by the cloud as a tag
     placement: Placement
     state: InstanceState
-    address: str = ""
+    address: str = ""  # the engine's "host:port", empty until the cloud knows it
     launched_at: float
-    price: float | None
-    standby: StandbyKind | None = None
+    price: float | None  # USD/h now, None where the list does not say
+    standby: StandbyKind | None = None  # the tag of the launch
     build: str = ""  # the same for all that were launched to run the same; empty where nobody can tell
     ending: Ending = Ending.UNKNOWN
-    ending_why: str = ""
-    ended_at: float | None = None
+    ending_why: str = ""  # the provider's words, one line, at most 300 long
+    ended_at: float | None = None  # since when it is not billed, by the provider's clock; None if not known
 
 
 @value
 class EngineReading:
     """What the last probe of a node's engine saw.
 
-    `ready`: it loaded its model and produced a token since it started. `ok`: the last probe succeeded.
-    `failing_since`: when the unbroken run of failed probes began. `failure` says what the last of them met.
-    `running` and `waiting`: its requests. `progress`: its tokens since it started. `rate`, `load`: tokens a
-    second, and requests, lately while it had work.
-
-    What an engine does not tell is None or empty. `kv`: share of its cache of keys and values in use, 0 to 1.
-    `tokens_in` and `tokens_out`: tokens since it started, read and made. `first_token` and `between_tokens`:
-    mean seconds over what ended since the look before. `adapters`: what its model list names beside the
-    model. `revision`: of the model, as the engine says it.
+    What an engine does not report is None or empty.
     """
 
     node: str
     at: float
-    ready: bool
-    ok: bool
-    failing_since: float | None = None
-    running: int = 0
-    waiting: int = 0
-    progress: float = 0.0
-    failure: str = ""
-    rate: float | None = None
-    load: float = 0.0
-    kv: float | None = None
-    tokens_in: float | None = None
-    tokens_out: float | None = None
-    first_token: float | None = None
-    between_tokens: float | None = None
-    adapters: tuple[str, ...] = ()
-    adapters_at: float | None = None  # when that list was asked for
-    revision: str = ""
+    ready: bool  # it loaded its model and produced a token since it started
+    ok: bool  # the last probe succeeded
+    failing_since: float | None = None  # when the unbroken run of failed probes began
+    running: int = 0  # requests that it works on
+    waiting: int = 0  # requests in its queue
+    progress: float = 0.0  # its tokens since it started
+    failure: str = ""  # of the last failed probe
+    rate: float | None = None  # tokens a second, lately while it had work
+    load: float = 0.0  # requests, lately while it had work
+    kv: float | None = None  # share of its KV cache in use, 0 to 1
+    tokens_in: float | None = None  # prompt tokens since it started
+    tokens_out: float | None = None  # tokens made since it started
+    first_token: float | None = None  # mean seconds, over the requests that ended since the look before
+    between_tokens: float | None = None  # the same
+    adapters: tuple[str, ...] = ()  # what its model list names beside the model
+    adapters_at: float | None = None  # when that list was read
+    revision: str = ""  # of the model, as the engine says it
 
     @property
     def in_flight(self) -> int:
@@ -328,39 +314,43 @@ class Observed(Generic[T]):
 
 @value
 class World:
-    """Everything known at one instant, each part with its age.
-
-    `regions` maps a region to the list of its machines: each has its own age, and fails alone. The key
-    `EVERYWHERE` stands for every region that is not named, as where a provider lists all of them at once.
-    `balancers` maps a balancer's name to the targets it reports, `services` to how it serves, `writing` to
-    the nodes that get requests by sets that were written to it since the last one that it acknowledged: any
-    of them may have landed. `offerings` is what is sold, by the part of the prices that is read apart
-    ("us-east-1 spot"). A part that was read with an error has no price where the error is; before its first
-    reading it may hold what can be bought without any. `policies.prices` joins them. `heard` maps a source of
-    notices to when it was last surely read, None before the first time. `gpus`: of nodes that tell of theirs.
-    `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
-    `failsafe_since`: it ran out, since the database has not answered from then on (`policies.failsafe`).
-    `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
-    `grant`: the pool's share of a budget, None where there is none. `adapter_use`: of each adapter that
-    clients asked for lately.
-    """
+    """Everything known at one instant, each part with its age."""
 
     now: float
+
     regions: Mapping[str, Observed[tuple[Instance, ...]]]
-    engines: Mapping[str, EngineReading] = field(default_factory=dict)
-    balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)
-    services: Mapping[str, Service] = field(default_factory=dict)
+    """Region -> the list of its machines: each has its own age, and fails alone. The key `EVERYWHERE` stands
+    for every region that is not named, as where a provider lists all of them at once."""
+
+    engines: Mapping[str, EngineReading] = field(default_factory=dict)  # by node
+    balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)  # what each reports
+    services: Mapping[str, Service] = field(default_factory=dict)  # how each balancer serves clients
+
     writing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Balancer -> the nodes that get requests by sets that were written to it since the last one that it
+    acknowledged: any of them may have landed."""
+
     offerings: Mapping[str, Observed[tuple[Offering, ...]]] = field(default_factory=dict)
+    """What is sold, by the part of the prices that is read apart ("us-east-1 spot"); `policies.prices` joins
+    them. A part that was read with an error has no price where the error is; before its first reading it may
+    hold what can be bought without any."""
+
     heard: Mapping[str, float | None] = field(default_factory=dict)
-    gpus: Mapping[str, GpuState] = field(default_factory=dict)
-    durable: bool = True
-    leading: bool = True
+    """Source of notices -> when it was last surely read, None before the first time."""
+
+    gpus: Mapping[str, GpuState] = field(default_factory=dict)  # of nodes that report them
+    durable: bool = True  # the journal accepts writes
+    leading: bool = True  # this daemon holds the lease, under `epoch`
     epoch: int = 0
+
     awake_since: float = 0.0
+    """When this daemon started, or woke up after it had hung. What it saw before may be over."""
+
     failsafe_since: float | None = None
-    grant: Grant | None = None
-    adapter_use: Mapping[str, AdapterUse] = field(default_factory=dict)
+    """When the lease ran out, as the database does not answer (`policies.failsafe`); None while it holds."""
+
+    grant: Grant | None = None  # the pool's share of a budget, None where there is none
+    adapter_use: Mapping[str, AdapterUse] = field(default_factory=dict)  # adapters asked for lately
 
     @property
     def able(self) -> bool:

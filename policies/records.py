@@ -113,36 +113,27 @@ class StartedWith:
 
 @value
 class NodeRecord:
-    """What is remembered of one node.
-
-    `started_at`: when it was launched, adopted, or last started from being stopped. `ready_at`: when its
-    engine became ready since then. `detached_at`: when a balancer last acknowledged that it gets no new
-    requests, None while one sends it some. `idle_since`: since when a draining node has held no request.
-    `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id). `build`:
-    what it was launched to run, see `policies.model.Instance`. `spared`: an operator took it back after it
-    was to be replaced for its GPUs or its adapters. `adapters`: those that its engine loads while it runs, by
-    the engine's names.
-    """
+    """What is remembered of one node."""
 
     id: str
-    token: str
+    token: str  # of its launch
     placement: Placement
     launched_at: float
-    price: float | None
-    address: str = ""
+    price: float | None  # USD/h, None where not known
+    address: str = ""  # the engine's "host:port"
     standby: StandbyKind | None = None
-    ready_at: float | None = None
-    notices: tuple[Notice, ...] = ()
+    ready_at: float | None = None  # when its engine became ready since `started_at`
+    notices: tuple[Notice, ...] = ()  # the newest of each (source, id)
     drain: DrainRecord | None = None
-    idle_since: float | None = None
-    missing_since: float | None = None
+    idle_since: float | None = None  # since when it has held no request while draining
+    missing_since: float | None = None  # since when complete lists lack it
     denied_at: float | None = None  # when its start was last not allowed
     operator: OperatorRequest | None = None
-    started_at: float = 0.0
-    detached_at: float | None = None
-    build: str = ""
-    spared: bool = False
-    adapters: tuple[AdapterRecord, ...] = ()
+    started_at: float = 0.0  # when it was launched, adopted, or last started from being stopped
+    detached_at: float | None = None  # when a balancer last acknowledged that it gets no new requests
+    build: str = ""  # what it was launched to run, see `policies.model.Instance`
+    spared: bool = False  # an operator kept it after it was to be replaced for its GPUs or adapters
+    adapters: tuple[AdapterRecord, ...] = ()  # those that its engine loads while it runs
 
 
 _THROTTLED_MOST = 16.0  # s
@@ -152,29 +143,25 @@ _THROTTLED_MOST = 16.0  # s
 class Intent:
     """A call that was opened and whose effect is not yet seen.
 
-    A launch stays open until its instance is described, refused or given up. `unanswered`: the last call
-    failed or its answer was lost; the same token is asked again. `accepted_at`: when the call came back as
-    done. `landed`: some call may have taken effect, whatever the later ones said. `asked_at` and `attempts`
-    pace the asking. `throttled`: how many of the attempts met too many calls, which says nothing of what was
-    asked for.
+    A launch stays open until its instance is described, refused or given up.
     """
 
     token: str
     kind: ActionKind
-    node: str
-    at: float
+    node: str  # empty for a launch that was not answered
+    at: float  # of the first call
     placement: Placement | None = None
     standby: StandbyKind | None = None
     replaces: str = ""
     price: float | None = None
     cause: Cause | None = None
     reason: str = ""
-    accepted_at: float | None = None
-    unanswered: bool = False
-    landed: bool = False
-    asked_at: float = 0.0
+    accepted_at: float | None = None  # when a call came back as done
+    unanswered: bool = False  # the last call failed or its answer was lost: the same token is asked again
+    landed: bool = False  # some call may have taken effect, whatever the later ones said
+    asked_at: float = 0.0  # of the last call
     attempts: int = 1
-    throttled: int = 0
+    throttled: int = 0  # attempts refused by the provider's rate limit, which says nothing of the request
 
     def due(self, now: float, timeout: float) -> bool:
         """True when the same call should be made again: soon after a failure, late after silence.
@@ -202,19 +189,14 @@ class Refusal:
 
 @value
 class Bar:
-    """A market of a region where launches fail for another reason than capacity. See `policies.bars`.
+    """A market of a region where launches fail for another reason than capacity. See `policies.bars`."""
 
-    `at`: when a launch there last failed so; `count`: pauses in a row. `why`: the provider's words. `denied`:
-    the call itself was not allowed or could not be met. `boots`: machines in a row that a fault ended before
-    they were ready. `places`: where calls were not allowed or could not be met, each once.
-    """
-
-    at: float
-    count: int
-    why: str
-    denied: bool = True
-    boots: int = 0
-    places: tuple[Placement, ...] = ()
+    at: float  # when a launch there last failed so
+    count: int  # pauses in a row
+    why: str  # the provider's words
+    denied: bool = True  # a call was not allowed or could not be met
+    boots: int = 0  # machines in a row that a fault ended before they were ready
+    places: tuple[Placement, ...] = ()  # where calls were not allowed or could not be met, each once
 
 
 @value
@@ -272,18 +254,14 @@ class Pause:
 
 @value
 class PartRecord:
-    """A part that was lost, and when it came back (None: not yet).
-
-    `since`: when the first look failed; `lost_at`: when that was reported. `times`: how often in a row it was
-    lost again soon after it had come back.
-    """
+    """A part that was lost, and when it came back."""
 
     kind: PartKind
     part: str
-    since: float
-    lost_at: float
-    back_at: float | None = None
-    times: int = 1
+    since: float  # when the first look failed
+    lost_at: float  # when that was reported
+    back_at: float | None = None  # None: not yet
+    times: int = 1  # losses in a row, each soon after the last return
 
 
 @value
@@ -299,19 +277,15 @@ class FailedBoot:
 
 @value
 class StartMeasured:
-    """A start of a node is over: its engine is ready and, as a rule, routed. An event, remembered as it is.
-
-    `began_at`: when it was launched or, a stopped standby, started. `seconds`: from then on; `parts`: the
-    seconds of each known part, by the words of `policies.starts.Part`, in their order.
-    """
+    """A start of a node is over: its engine is ready and, as a rule, routed. An event, kept as it is."""
 
     at: float
     node: str
     placement: Placement
-    standby: bool
-    began_at: float
-    seconds: float
-    parts: tuple[tuple[str, float], ...]
+    standby: bool  # it was a stopped standby
+    began_at: float  # when it was launched or, a stopped standby, started
+    seconds: float  # from then on
+    parts: tuple[tuple[str, float], ...]  # known ones (`policies.starts.Part`) and seconds, in their order
 
 
 @value
@@ -344,45 +318,38 @@ class CapRecord:
 
 @value
 class Memory:
-    """Everything remembered about one pool. Immutable: `reduce` returns a new one. `fallbacks`, `failing` and
-    `caps` are of the gateway's routes and providers, which have a memory of their own.
+    """Everything remembered about one pool. Immutable: `reduce` returns a new one.
 
-    `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started.
-    `served_at`: when a balancer first took a node as an active target; until then nobody is served.
-    `spot_lost_at`: since when no spot node has been ready and staying; None while one is, and before the
-    first was lost or refused. `ended`: machines that a list showed as ended, and since when that is known,
-    oldest first. `reached`: the most units that were ready at once since `replicas` was set. `ready_once`: a
-    node of the pool was ready at some time; until then `failed_starts` counts the boots that failed, of
-    those that began since `resumed_at`, when an operator resumed last. `bars`: by region and market.
+    `fallbacks`, `failing` and `caps` are of the gateway's routes and providers, which have their own memory.
     """
 
-    epoch: int = 0
-    serial: int = 0
-    replicas: int = 0
+    epoch: int = 0  # of the newest daemon
+    serial: int = 0  # launches so far
+    replicas: int = 0  # units wanted
     hot: int | None = None  # the wanted standby, None where the journal does not say
     stopped: int | None = None
     whole_before: int = 0  # the replicas with which the pool was last whole, before those now
     whole_at: float | None = None
-    reached: int = 0
-    ready_once: bool = False
-    failed_starts: int = 0
-    resumed_at: float | None = None
-    served_at: float | None = None
-    spot_lost_at: float | None = None
+    reached: int = 0  # the most units that were ready at once since `replicas` was set
+    ready_once: bool = False  # some node of the pool was ready at some time
+    failed_starts: int = 0  # boots that failed before that, of those that began since `resumed_at`
+    resumed_at: float | None = None  # when an operator last resumed
+    served_at: float | None = None  # when a balancer first had a node as an active target
+    spot_lost_at: float | None = None  # since when no spot node is ready and staying, after one was lost
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     intents: Mapping[str, Intent] = field(default_factory=dict)
     refusals: Mapping[Placement, Refusal] = field(default_factory=dict)
     reclaims: Mapping[Placement, Refusal] = field(default_factory=dict)
     boot_failures: Mapping[Placement, Refusal] = field(default_factory=dict)
     quota_at: Mapping[Placement, float] = field(default_factory=dict)
-    bars: Mapping[tuple[str, Market], Bar] = field(default_factory=dict)
-    targets: Mapping[str, Mapping[str, TargetPhase]] = field(default_factory=dict)
-    applied_at: Mapping[str, float] = field(default_factory=dict)
+    bars: Mapping[tuple[str, Market], Bar] = field(default_factory=dict)  # by region and market
+    targets: Mapping[str, Mapping[str, TargetPhase]] = field(default_factory=dict)  # acknowledged last
+    applied_at: Mapping[str, float] = field(default_factory=dict)  # when, since this daemon started
     swaps: Mapping[str, Swap] = field(default_factory=dict)
-    incoming: Mapping[str, str] = field(default_factory=dict)  # what comes in -> whom it replaces
+    incoming: Mapping[str, str] = field(default_factory=dict)  # what comes in -> the node it replaces
     early_notices: Mapping[str, tuple[Notice, ...]] = field(default_factory=dict)
     early_requests: Mapping[str, OperatorRequest] = field(default_factory=dict)  # to drain, as with notices
-    ended: Mapping[str, float] = field(default_factory=dict)
+    ended: Mapping[str, float] = field(default_factory=dict)  # machines -> since when known, oldest first
     launches: tuple[float, ...] = ()
     pause: Pause | None = None
     preemptions: int = 0
@@ -486,10 +453,5 @@ def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
 
 def first_reported(early: Mapping[str, tuple[Notice, ...]]) -> str:
     """The node of which the oldest notices are that the cloud has not confirmed; empty when there is none."""
-    for node, held in early.items():
-        for notice in held:
-            if notice.confidence is not Confidence.REPORTED:
-                break
-        else:
-            return node
-    return ""
+    reported = Confidence.REPORTED
+    return next((node for node, held in early.items() if all(n.confidence is reported for n in held)), "")

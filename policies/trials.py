@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 
-from policies.bars import Key, failed_starts, holds, key_of, never_started
+from policies.bars import Key, failed_starts, key_of, never_started, paused
 from policies.fleet import Fleet
 from policies.model import InstanceState, Phase, World
 from policies.records import Intent, Memory
@@ -22,13 +22,13 @@ from policies.records import Intent, Memory
 
 def under_way(fleet: Fleet, memory: Memory) -> set[Key]:
     """Paused markets where a launch is open, or a machine launched since is not ready yet."""
-    paused = {key for key, bar in memory.bars.items() if holds(bar, fleet.pool.health)}
-    found = {key_of(i.placement) for i in fleet.launching if i.placement is not None}
+    barred = paused(fleet.pool, memory)
+    found = {key_of(i.placement) for i in fleet.launching if i.placement is not None} & barred.keys()
     for node in fleet.nodes:
-        bar = memory.bars.get(key_of(node.placement))
+        bar = barred.get(key_of(node.placement))
         if bar is not None and node.launched_at >= bar.at and node.phase in (Phase.PENDING, Phase.STARTING):
             found.add(key_of(node.placement))
-    return found & paused
+    return found
 
 
 def asking(launching: Iterable[Intent]) -> set[Key]:

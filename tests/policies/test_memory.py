@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies import event_text
 from policies import memory as reducing
 from policies.actions import ActionKind, Cause
 from policies.call_memory import ATTEMPTS
@@ -137,6 +138,12 @@ def drain(
 
 def test_every_event_has_a_reducer() -> None:
     assert set(reducing._REDUCERS) == set(get_args(Event))
+
+
+def test_every_event_has_one_text() -> None:
+    kinds = [*event_text._TEXTS, *event_text._WORDS]
+    assert len(kinds) == len(set(kinds))
+    assert set(kinds) == set(get_args(Event))
 
 
 @pytest.mark.parametrize(
