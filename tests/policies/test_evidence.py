@@ -9,7 +9,18 @@ import pytest
 
 from policies.actions import Cause, Terminate
 from policies.drain import why_it_stays
-from policies.model import EngineReading, InstanceState, Observed, Pool, Target, TargetPhase, TargetState
+from policies.evidence import Status, Witness, ours
+from policies.model import (
+    Confidence,
+    EngineReading,
+    InstanceState,
+    Limits,
+    Observed,
+    Pool,
+    Target,
+    TargetPhase,
+    TargetState,
+)
 from tests.support.scene import Scene
 from tests.support.toy_pools import of_kind
 
@@ -185,3 +196,72 @@ def test_what_this_host_cannot_reach_may_hold_requests_after_it_left_a_set(
     at = None if let_go is None else here.now - let_go
     here.records["x"] = replace(here.records["x"], detached_at=at)
     assert [a.node for a in of_kind(here.plan(), Terminate)] == ([] if stays else ["x"])
+
+
+@pytest.mark.parametrize(
+    ("confidence", "others", "status", "witness"),
+    [
+        (Confidence.CONFIRMED, 3, Status.TRUE, Witness.CLOUD),
+        (Confidence.REPORTED, 0, Status.TRUE, Witness.AGENT),
+        (Confidence.REPORTED, 1, Status.UNKNOWN, Witness.AGENT),
+    ],
+)
+def test_what_only_nodes_report_is_not_known_beyond_the_budget(
+    confidence: Confidence, others: int, status: Status, witness: Witness
+) -> None:
+    here = Scene(Pool(name="p", replicas=4, limits=Limits(disruption=0.25))).nodes(4).node("x")
+    for number in range(others):
+        here.notice(f"s{number}", confidence=Confidence.REPORTED, seen_at=here.now - 9.0)
+    here.notice("x", confidence=confidence)
+    noticed = here.fleet.by_id["x"].noticed
+    assert (noticed.status, noticed.witness) == (status, witness)
+    assert here.fleet.by_id["x"].leaving is noticed.holds
+
+
+def test_nobody_takes_a_node_away_of_which_no_notice_holds() -> None:
+    here = Scene().nodes(1)
+    here.notice("s0", cancelled=True)
+    noticed = here.fleet.by_id["s0"].noticed
+    assert (noticed.status, noticed.witness) == (Status.FALSE, Witness.NOBODY)
+
+
+@pytest.mark.parametrize(
+    ("token", "asked", "holds", "witness"),
+    [
+        ("p/6/1", False, True, Witness.LIST),
+        ("q/6/1", False, False, Witness.LIST),
+        ("p/6/x", False, False, Witness.LIST),
+        ("odd", True, True, Witness.JOURNAL),
+    ],
+)
+def test_a_machine_is_ours_by_its_token_or_by_the_journal(
+    token: str, asked: bool, holds: bool, witness: Witness
+) -> None:
+    here = Scene().node("x")
+    if asked:
+        here.launching(token)
+    memory = replace(here.memory, nodes={})
+    found = ours(here.pool, memory, replace(here.instances["x"], token=token))
+    assert (found.holds, found.witness) == (holds, witness)
+
+
+@pytest.mark.parametrize(
+    ("read_at", "error", "launched", "status"),
+    [
+        (-1.0, "", -100.0, Status.FALSE),
+        (-1.0, "503", -100.0, Status.UNKNOWN),  # the list is what was read before it failed
+        (None, "", -100.0, Status.UNKNOWN),
+        (-1.0, "", -0.5, Status.UNKNOWN),  # it was launched after the list was read
+    ],
+)
+def test_only_a_list_that_could_show_a_machine_says_that_it_is_not_there(
+    read_at: float | None, error: str, launched: float, status: Status
+) -> None:
+    here = Scene().nodes(4).node("x", listed=False)
+    here.records["x"] = replace(here.records["x"], launched_at=here.now + launched)
+    view = Observed(
+        value=tuple(here.instances.values()), at=None if read_at is None else here.now + read_at, error=error
+    )
+    here.settings["regions"] = {"": view}
+    assert here.fleet.by_id["x"].exists.status is status
+    assert here.fleet.by_id["s0"].exists.holds
