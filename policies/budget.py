@@ -447,11 +447,11 @@ def _grant(ask: Ask, claims: Iterable[_Claim], room: _Room, budget: SharedBudget
     missing = short[_Class.FLOOR] + short[_Class.WANTED]
     why = [_why(ask, claims, missing, budget)] if missing else []
     why += ["waits for its share of the budget, which others still use"] if waits else []
-    spend = room.spend if ask.seen else ask.spend(0.0)
+    nodes, spend = (room.nodes, room.spend) if ask.seen else (ask.nodes, ask.spend(0.0))
     return Grant(
         replicas=ask.replicas - missing,
         standby=ask.standby - short[_Class.STANDBY],
-        nodes=None if budget.nodes is None else room.nodes if ask.seen else ask.nodes,
+        nodes=None if budget.nodes is None else nodes,
         spend_per_hour=None if budget.spend_per_hour is None else spend,
         why="; ".join(why),
         way_back=0.0 if budget.spend_per_hour is None or not _has_way_back(ask) else ask.way_back.node or 0.0,
@@ -460,22 +460,24 @@ def _grant(ask: Ask, claims: Iterable[_Claim], room: _Room, budget: SharedBudget
 
 
 def _why(ask: Ask, claims: Iterable[_Claim], missing: int, budget: SharedBudget) -> str:
-    """That a pool is short, and who goes before it."""
-    ahead: list[_Claim] = []
+    """That a pool is short, and which pools go before it."""
+    higher: set[str] = set()
+    equal: set[str] = set()
+    lower: set[str] = set()
     for claim in claims:
         if claim.ask is ask and not claim.swaps and claim.granted < claim.units:
             break
-        ahead += [claim] if claim.ask is not ask and claim.granted else []
-    higher = sorted({claim.ask.pool for claim in ahead if claim.ask.priority > ask.priority})
-    equal = sorted({claim.ask.pool for claim in ahead if claim.ask.priority == ask.priority})
-    lower = sorted({claim.ask.pool for claim in ahead if claim.ask.priority < ask.priority})
+        if claim.ask is not ask and claim.granted:
+            other = claim.ask.priority
+            ahead = equal if other == ask.priority else higher if other > ask.priority else lower
+            ahead.add(claim.ask.pool)
     reason = ""
     if higher:
-        reason = f" ({' and '.join(higher)} {'has' if len(higher) == 1 else 'have'} priority)"
+        reason = f" ({_names(higher)} {'has' if len(higher) == 1 else 'have'} priority)"
     elif equal:
-        reason = f" (of the same priority, {' and '.join(equal)} went first: it runs, or costs less)"
+        reason = f" (of the same priority, {_names(equal)} went first: it runs, or costs less)"
     elif lower:
-        reason = f" (on-demand floors go first: {' and '.join(lower)})"
+        reason = f" (on-demand floors go first: {_names(lower)})"
     granted = ask.replicas - missing
     return f"short by budget of {budget.words}: wanted {ask.replicas}, granted {granted}{reason}"
 
@@ -489,6 +491,10 @@ def _as_it_is(ask: Ask, budget: SharedBudget, dearest: float, *, why: str) -> Gr
         spend_per_hour=None if budget.spend_per_hour is None else ask.spend(dearest),
         why=why,
     )
+
+
+def _names(pools: Iterable[str]) -> str:
+    return " and ".join(sorted(pools))
 
 
 def _was(names: Collection[str]) -> str:

@@ -45,10 +45,13 @@ for each of at most 8 tiles, 48,169 in all (OpenAI, "Images and vision"); Anthro
 _CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "local_shell", "apply_patch")
 _FUNCTIONS = frozenset({"function", "custom"})
 _IMAGES = frozenset({"image", "image_url", "input_image"})
-_ELSEWHERE = frozenset(
-    {"document", "file", "input_file", "item_reference", "container_upload", "video_url", "video"}
-)
-_SOUND = frozenset({"input_audio", "audio", "audio_url"})
+_ELSEWHERE = ("document", "file", "input_file", "item_reference", "container_upload", "video_url", "video")
+_SOUND = ("input_audio", "audio", "audio_url")
+_UNBOUNDED = {
+    **dict.fromkeys(_ELSEWHERE, "the size of a {} is not known"),
+    **dict.fromkeys(_SOUND, "the price of {} is not known"),
+}
+"""Types of parts whose cost their size does not bound, and why."""
 _BEYOND = (
     "previous_response_id", "conversation", "container", "mcp_servers", "web_search_options", "background",
     "context_management", "plugins", "models", "fallbacks",
@@ -58,9 +61,15 @@ _READ = frozenset({"messages", "content", "text", "prompt", "system", "instructi
 """Where texts are that a model reads as they stand. Others it reads within JSON, in which templates escape
 quotes, control characters, and some of them all that is not ASCII."""
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_TIERS = frozenset({"auto", "default", "standard", "standard_only", "flex"})
+_TIERS = ("auto", "default", "standard", "standard_only", "flex")
 """Tiers of service that cost what the price list says, or less. Anthropic's and OpenAI's `auto` are these
 unless the account is set up for others."""
+_LISTED = {
+    "service_tier": (_TIERS, "service_tier {!r:.40} has another price"),
+    "speed": (("standard",), "another speed has another price"),
+    "inference_geo": (("global",), "inference_geo has another price"),
+}
+"""Fields whose value may change the price, the values that do not, and what is said of any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +94,21 @@ class Ceiling:
 
 def bound(body: Mapping[str, object]) -> Bound:
     """What a request's body (OpenAI's or Anthropic's, parsed) may use at most."""
-    prompt, why = BASE_TOKENS + _text_bytes(body), _extra(body)
+    prompt, reasons = BASE_TOKENS + _text_bytes(body), [_extra(body)]
     for part in _parts(body):
-        kind = part.get("type")
-        if kind in _IMAGES:
+        what = str(part.get("type"))
+        if what in _IMAGES:
             prompt += IMAGE_TOKENS - _picture_bytes(part)
-        elif kind in _ELSEWHERE:
-            why = why or f"the size of a {kind} is not known"
-        elif kind in _SOUND:
-            why = why or f"the price of {kind} is not known"
+        elif what in _UNBOUNDED:
+            reasons.append(_UNBOUNDED[what].format(what))
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, Mapping) else None
         if isinstance(kind, str) and kind not in _FUNCTIONS:
             prompt += CLIENT_TOOL_TOKENS
             if not kind.startswith(_CLIENT_TOOLS):
-                why = why or f"a tool that the provider runs ({kind:.40}) has no known price"
+                reasons.append(f"a tool that the provider runs ({kind:.40}) has no known price")
+    why = next(filter(None, reasons), "")
     choices = max(1, _number(body.get("n")) or 1, _number(body.get("best_of")) or 1)
     return Bound(prompt=prompt, output=_limit(body), choices=choices * _prompts(body), why=why)
 
@@ -140,13 +148,9 @@ def _extra(body: Mapping[str, object]) -> str:
     for key in ("n", "best_of"):
         if body.get(key) is not None and _number(body[key]) is None:
             return f"{key} is no count"
-    tier = body.get("service_tier")
-    if tier and tier not in _TIERS:
-        return f"service_tier {tier!r:.40} has another price"
-    if body.get("speed") not in (None, "", "standard"):
-        return "another speed has another price"
-    if body.get("inference_geo") not in (None, "", "global"):
-        return "inference_geo has another price"
+    for key, (listed, why) in _LISTED.items():
+        if body.get(key) not in (None, "", *listed):
+            return why.format(body[key])
     modalities = body.get("modalities")
     if isinstance(modalities, list) and modalities != ["text"]:
         return "the price of an answer that is not text is not known"

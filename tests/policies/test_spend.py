@@ -190,6 +190,7 @@ def test_text_that_looks_like_an_image_counts_by_its_bytes() -> None:
         ({"best_of": True}, "best_of is no count"),
         ({"web_search_options": {"a": 1}}, "web_search_options"),
         ({"service_tier": "priority"}, "priority"),
+        ({"service_tier": ["priority"]}, "priority"),
         ({"speed": "fast"}, "speed"),
         ({"inference_geo": "us"}, "inference_geo"),
         ({"modalities": ["text", "audio"]}, "not text"),
@@ -198,6 +199,10 @@ def test_text_that_looks_like_an_image_counts_by_its_bytes() -> None:
 def test_what_costs_more_than_its_size_is_refused_by_name(body: dict[str, object], word: str) -> None:
     assert word in bound(body).why
     assert word in ceiling(TIERED, bound({**body, "max_tokens": 1})).why
+
+
+def test_a_type_that_is_no_word_is_bounded_as_text() -> None:
+    assert bound({"messages": [{"content": [{"type": ["image"], "text": "x" * 1000}]}]}).prompt > 1000
 
 
 def test_tools_that_the_client_runs_are_bounded() -> None:
