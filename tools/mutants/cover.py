@@ -51,6 +51,11 @@ class Case:
         """The file in which it stands."""
         return self.name.split("::")[0]
 
+    @property
+    def costs(self) -> float:
+        """Seconds of a worker, about: on a busy machine what was waited is mostly for a turn."""
+        return self.seconds + self.waited / 10
+
     def runs(self, file: str, lines: Iterable[int]) -> bool:
         """Whether it runs one of these lines."""
         bits = self.lines.get(file, b"")
@@ -97,7 +102,7 @@ class Cover:
             modules,
             key=lambda m: (
                 _own(mutant.file, m),
-                _OPENING + sum(t.seconds for t in modules[m]) / len(modules[m]),
+                _OPENING + sum(t.costs for t in modules[m]) / len(modules[m]),
                 m,
             ),
         )
@@ -105,10 +110,10 @@ class Cover:
         left = patience
         for module in order:
             left -= _OPENING
-            for test in sorted(modules[module], key=lambda t: (t.seconds, t.name)):
-                if test.seconds > left and any(chosen):
+            for test in sorted(modules[module], key=lambda t: (t.waited, t.name)):
+                if test.costs > left and any(chosen):
                     break
-                left -= test.seconds
+                left -= test.costs
                 chosen[_own(mutant.file, module)].append(test.name)
             if left <= 0:
                 break

@@ -16,7 +16,7 @@ from mutants.draw import candidates, draw
 from mutants.pool import Patience, Pool, Work
 from mutants.source import Mutant
 
-_BETWEEN = Patience(cpu=60.0, wall=300.0)
+_BETWEEN = Patience(cpu=60.0, wall=600.0)
 """Importing the product and the tests."""
 
 _CONFIRMING = 0.9
@@ -146,6 +146,9 @@ def _try(
         if work.ended == "died":
             one.ended = "killed" if work.test else "void"
             says(f"the tests of {one.mutant} died\n{work.said}")
+        elif work.ended == "timeout" and not work.test:
+            one.ended = "void"
+            says(f"the tests of {one.mutant} did not begin\n{work.said}")
         elif work.ended == "survived":
             one.test = ""
             says(f"survived {one.mutant}")
@@ -157,9 +160,9 @@ def _run(batches: Sequence[Batch], says: Any, temporary: Path) -> None:
 
 
 def _patience(cover: Cover, name: str) -> Patience:
-    """Three times what the test takes without a mutant, and some."""
+    """Three times the processor time that the test takes without a mutant, and some; more of the clock's."""
     test = cover.by_name.get(name)
-    return Patience(cpu=5.0 + 3 * test.seconds, wall=30.0 + 3 * test.waited) if test else _BETWEEN
+    return Patience(cpu=5.0 + 3 * test.seconds, wall=60.0 + 5 * test.waited) if test else _BETWEEN
 
 
 def _confirm(pool: Pool, cover: Cover, tried: Iterable[Tried], confirmed: dict[str, bool]) -> None:
