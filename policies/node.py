@@ -29,7 +29,7 @@ _NOT_NOTICED = Condition(status=Status.FALSE, reason="no notice holds")
 
 
 class Role(Word):
-    """What a node is there for. The first that holds of these, from the last to the first."""
+    """What a node is there for: the last of these that holds."""
 
     COUNTED = "counted"  # counts towards the wanted units, ready or on its way there
     CORDONED = "cordoned"  # is to be replaced and works until then: counts no more
