@@ -97,7 +97,7 @@ def why_not(disk: Disk) -> str:
     """What keeps a disk from being taken as blank; empty for nothing."""
     tree, said = disk.tree, ""
     if tree is None:
-        said = "lsblk does not tell of it"
+        said = "lsblk does not list it"
     elif str(tree.get("model") or "").strip() != MODEL or tree.get("type") != "disk":
         said = f"it is {tree.get('type')} {tree.get('model')!r} and no disk of the instance store"
     elif tree.get("children"):

@@ -192,7 +192,7 @@ class Nvml:
             if nvml_code(library, wait, self._events, ctypes.byref(event), 1) != 0:
                 break
             if event.kind == XID_EVENT and event.data < 100_000:
-                self.xids.add("", int(event.data), "told by NVML")
+                self.xids.add("", int(event.data), "reported by NVML")
 
     def _needed(
         self, library: ctypes.CDLL, name: str, *arguments: Any, gpu: dict[str, Any] | None = None

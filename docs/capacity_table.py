@@ -109,7 +109,7 @@ boot later, on demand if spot is not to be had. `orchestrator doctor --only pool
 The pools are 70 % spot, zones cost the same, every node serves one unit, and nodes lie as the daemon places
 them: each market is spread evenly over the zones. A hot standby is one more ready on-demand node. Cells say
 how many nodes are ready at worst, and how much of the wanted capacity that is. With a star it is less than
-`drain.min_serving` (75 %): then doomed nodes serve on until the last instant that leaves their requests the
+`drain.min_serving` (75 %): then noticed nodes serve on until the last instant that leaves their requests the
 budget ([late drains](drain.md#early-and-late)), so with notice the load falls later than the cells say.
 
 ## The spot nodes of one zone are taken

@@ -36,7 +36,7 @@ each instance type of a pool, and what to change when it could not. Needed on th
 
 The shapes of known models stand in `policies/model_shapes.py`; where a name says only a size, cache and
 adapters are estimated from that, and what such a cache decides is a warning: with linear attention it is a
-fraction. Of a model of which neither is known, it says that nobody knows whether it fits. Whatever the
+fraction. Of a model of which neither is known, it says that the fit is unknown. Whatever the
 memory, an engine ends at once where the attention heads cannot be divided by `--tensor-parallel-size`,
 where FP8 experts with block scales cannot, and where the GPU does not read the form of the weights:
 
@@ -51,7 +51,7 @@ where FP8 experts with block scales cannot, and where the GPU does not read the 
 Of SGLang, TGI and TensorRT-LLM the weights alone are held against all GPUs of a machine, and that nothing
 else was judged is said. Several engines on one machine are those of the [local cloud](local-cloud.md): what
 all its pools take of a GPU (`--gpu-memory-utilization`, for each node of `replicas` and `standby.hot`) must
-not be more than there is, and leaves room for one engine more or is told.
+not be more than there is, and leaves room for one engine more or a warning.
 
 An estimate within 10 % of the limit is called a *close fit* and is a warning; beyond that it is an error.
 

@@ -9,7 +9,7 @@ from policies.gpu_errors import AS_OF, CATALOGUE, Bucket, Remedy, asked_for
 
 _DONE: Final = {
     Remedy.NOTHING: "nothing",
-    Remedy.PERSON: "people are told",
+    Remedy.PERSON: "alert only",
     Remedy.RESTART: "the engine's own health decides",
     Remedy.RESET: "the node drains and is replaced",
     Remedy.REPLACE: "the node drains and is replaced",

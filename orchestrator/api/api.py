@@ -420,7 +420,7 @@ def _named(runs: Runs) -> str:
 
 async def _only_reading(_: web.Request) -> web.StreamResponse:
     raise Refused(
-        403, "this socket is for reading; the control socket takes requests, from whoever may open it"
+        403, "this socket is read-only; requests go to the control socket, which needs permission to open"
     )
 
 

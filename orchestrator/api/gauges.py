@@ -185,7 +185,7 @@ def publish_pool(snapshot: Snapshot, *, down: str = "") -> None:
             metrics.NODES.labels(pool, str(market), str(phase)).set(phases[market, phase])
     found = snapshot.verdict
     metrics.SERVING.labels(pool).set(found.serving)
-    metrics.DOOMED.labels(pool).set(sum(n.notice is not None for n in fleet.nodes))
+    metrics.NOTICED.labels(pool).set(sum(n.notice is not None for n in fleet.nodes))
     metrics.UNHEALTHY.labels(pool).set(sum(n.phase is Phase.READY and not n.healthy for n in fleet.nodes))
     metrics.STANDBYS.labels(pool, str(StandbyKind.HOT)).set(status.hot_standbys(fleet))
     metrics.STANDBYS.labels(pool, str(StandbyKind.STOPPED)).set(status.stopped_standbys(fleet))

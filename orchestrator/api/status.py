@@ -93,12 +93,12 @@ def pool_state(snapshot: Snapshot) -> views.PoolState:
 def status_line(snapshot: Snapshot) -> str:
     """The pool in one line, for the service manager. Says no number that changes with every turn."""
     fleet, ready, found = snapshot.fleet, snapshot.fleet.ready_by_market, snapshot.verdict
-    doomed = sum(n.notice is not None for n in fleet.nodes)
+    noticed = sum(n.notice is not None for n in fleet.nodes)
     return (
         f"{fleet.pool.name}: {found.state.value}, {found.serving} of {fleet.pool.replicas} serving, "
         f"{fleet.ready_units} ready "
         f"({ready[Market.SPOT]} spot, {ready[Market.ON_DEMAND]} on-demand)"
-        + (f", {doomed} under notice" if doomed else "")
+        + (f", {noticed} under notice" if noticed else "")
     )
 
 

@@ -16,8 +16,8 @@ LATER = "later than the quickest start"
 NO_LOSS = "no loss in the last hour"
 UNTOLD = "lost without notice"
 BRIEF = "lost with a shorter notice"
-ALONE = "first of a zone, told in time"
-MORE = "further ones of a zone at once, told in time"
+ALONE = "first of a zone, noticed in time"
+MORE = "more of a zone at once, noticed in time"
 
 KEPT = 3600.0
 """Seconds for which a loss may explain what is missing."""

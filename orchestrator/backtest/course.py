@@ -166,7 +166,8 @@ def _notices(gap: _Gap) -> str:
     if not gap.told:
         return "without notice"
     least, most = min(gap.told), max(gap.told)
-    text = f"told {least:.0f} s before" if most - least < 1 else f"told {least:.0f} to {most:.0f} s before"
+    text = f"{least:.0f}" if most - least < 1 else f"{least:.0f} to {most:.0f}"
+    text = f"noticed {text} s before"
     return text + (f", {gap.untold} without notice" if gap.untold else "")
 
 

@@ -239,9 +239,7 @@ def _summary(
             said.append(f"{result.row.name} broke invariants, which is a bug: {'; '.join(result.broken)}")
     least = next((r for r in results if r.score is None), None)
     if least is not None:
-        said.append(
-            f"Whoever had known the future would have paid {money(least.dollars)} for never being short."
-        )
+        said.append(f"With perfect foresight, never being short would have cost {money(least.dollars)}.")
     return said
 
 

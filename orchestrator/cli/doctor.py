@@ -196,14 +196,14 @@ def _rows(result: Result) -> list[FindingView]:
 
 
 def _on_aws(file: Path | None) -> list[Config]:
-    """The configuration of each pool of which anything can be mended."""
+    """The configuration of each pool that --fix can change something for."""
     if file is None:
-        raise CommandError("--fix needs --config FILE, to know what to mend", shared.USAGE)
+        raise CommandError("--fix needs --config FILE, to know what to fix", shared.USAGE)
     config = shared.read_config(file)
     pools = [config.only(name) for name in config.pools]
     found = [one for one in pools if one.pool.cloud.kind == "aws" and one.pool.cloud.aws.target_group]
     if not found:
-        raise CommandError(f"{file}: no pool uses a target group, and --fix mends nothing else")
+        raise CommandError(f"{file}: no pool uses a target group, and --fix changes nothing else")
     return found
 
 
@@ -217,7 +217,7 @@ async def _mend(config: Config, file: str, yes: bool) -> None:
     try:
         group = await aws.target_group()
         if group is None or not delay_is_too_long(group, config.pool.drain.margin):
-            print("There is nothing that --fix can mend.", file=sys.stderr)
+            print("There is nothing that --fix can fix.", file=sys.stderr)
             return
         what = f"the deregistration delay of {group.name} in {aws.region} from {group.delay:g} s to {DELAY} s"
         if not yes and not _agreed(f"Set {what}? [y/N] "):

@@ -111,7 +111,7 @@ def _provider(name: str, provider: ProviderConfig, models: Iterable[str], now: f
 
 def _price(price: Price | None) -> str:
     if price is None:
-        return "costs nobody knows what"
+        return "has no known price"
     rates = price.rates
     return (
         f"costs {dollars(rates.input * _MTOK)} in and {dollars(rates.output * _MTOK)} out per million tokens"

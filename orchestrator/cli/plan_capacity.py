@@ -58,7 +58,7 @@ class Assumptions:
     ahead: Annotated[
         Duration,
         Parameter(
-            help="Show the week that begins so long from now; limits are always told from now.",
+            help="Show the week that begins this long from now; limits are always counted from now.",
             show_default=format_duration,
         ),
     ] = 0.0
@@ -99,7 +99,7 @@ class Assumptions:
             text = f"--growth {self.growth:g} is no growth of a week; write such as 5%"
             raise CommandError(text, shared.USAGE)
         if self.ahead > _FARTHEST:
-            text = f"--ahead {format_duration(self.ahead)}: nothing is told beyond a year"
+            text = f"--ahead {format_duration(self.ahead)}: the forecast ends after a year"
             raise CommandError(text, shared.USAGE)
         return Asked(
             headroom=self.headroom,

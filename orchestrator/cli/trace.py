@@ -71,7 +71,7 @@ class Unsaid:
     capacity: Annotated[
         Literal["price", "synthetic"],
         Parameter(
-            help="aws-price-history tells of no capacity. price: there is some while the price is at most "
+            help="aws-price-history has no capacity. price: there is capacity while the price is at most "
             "--max-price. synthetic: real prices with the losses of the synthetic market."
         ),
     ] = "price"

@@ -60,8 +60,8 @@ class Before:
     machine: Annotated[
         Texts,
         Parameter(
-            help="A machine, as NAME=USD_PER_HOUR/TOKENS_PER_SECOND; without the rate it is told which one "
-            "it needs. The configuration's pools are weighed too."
+            help="A machine, as NAME=USD_PER_HOUR/TOKENS_PER_SECOND; without the rate the answer is the rate "
+            "it would need. The configuration's pools are compared too."
         ),
     ] = ()
     people: Annotated[

@@ -237,7 +237,7 @@ def _sizes(name: str, settings: PoolConfig, pool: Pool, prices: bill.Prices) -> 
         + (", and the rest of one more node" if pool.weighted else "")
         + (f", for at most {money(limit)} an hour." if limit is not None else ", without a spend cap."),
         *([] if usual is None else [_cost(pool, prices, usual)]),
-        f"A doomed node leaves the load balancer at once, unless fewer than {pool.min_serving} would serve; "
+        f"A noticed node leaves the load balancer at once, unless fewer than {pool.min_serving} would serve; "
         f"its requests get {pool.drain.budget:g} s to finish.",
     ]
 

@@ -23,7 +23,7 @@ def why_not(found: Demand | TooLittle, now: float, rate: float | None) -> str:
     if isinstance(found, Demand):
         if rate is not None:
             return ""
-        return "nobody knows what a unit can do: write cost.tokens_per_second into the pool, or give --rate"
+        return "the rate of a unit is not known: write cost.tokens_per_second into the pool, or give --rate"
     if not found.hours:
         return "no hour that is over knows of a request to it (--since says how far back is looked)"
     return (

@@ -204,7 +204,7 @@ def _notes(
     if export is not None:
         yield from _export_notes(export)
     if any(tier for name in named if (price := prices.get(name)) for tier in price.tiers):
-        yield "long prompts are dearer at some of these APIs, and all are counted as short: no length is told"
+        yield "long prompts cost more at some of these APIs; all are counted as short, as no length is given"
     if not machines:
         yield (
             "no machine is named: name one with --machine NAME=USD/TOKENS_PER_SECOND, or a file with a pool "

@@ -194,7 +194,7 @@ def _openai(span: Used, row: Row) -> Used:
     cached, written = _count(row, "input_cached_tokens"), _count(row, "input_cache_write_tokens")
     prompt = _count(row, "input_tokens")
     if cached + written > prompt:
-        raise Unreadable(f"input_tokens is {prompt}, and {cached + written} of them are told to be cached")
+        raise Unreadable(f"input_tokens is {prompt}, and {cached + written} of them are said to be cached")
     return replace(
         span,
         model=_text(row, "model"),

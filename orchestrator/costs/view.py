@@ -196,8 +196,8 @@ def _rate_notes(one: self_or_api.PoolStanding) -> Iterator[str]:
     if rate is not None and rate.measured:
         best = f"{rate.tokens:,.0f}" if rate.tokens >= _FEW else f"{rate.tokens:.1g}"
         yield (
-            f"{name}: utilisation is held against the best hour, {best} tokens/s a unit; if no "
-            f"hour was full, it is less than told: write tokens_per_second in [pool.{name}.cost]"
+            f"{name}: utilisation is relative to the best hour, {best} tokens/s a unit; if no hour was "
+            f"full, it is too high: write tokens_per_second in [pool.{name}.cost]"
         )
     elif used is not None and used > 1.0:
         yield (

@@ -92,7 +92,7 @@ def _read(file: Path | None) -> tuple[Config | None, Findings]:
     try:
         config = load_config(file)
     except ConfigError as error:
-        advice = f"mend it; `orchestrator validate {file}` checks it"
+        advice = f"fix it; `orchestrator validate {file}` checks it"
         return None, [fail(str(problem), advice) for problem in error.problems]
     warnings: list[Finding] = [warn(str(w), "change it, or leave it knowingly") for w in config.warnings]
     wanted = [pool.as_pool(name) for name, pool in config.pools.items()]

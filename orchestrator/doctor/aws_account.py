@@ -93,8 +93,8 @@ def _permission(found: Permission, region: str, file: str) -> Finding:
         )
     return fail(
         f"the {found.how} was answered by an error: {found.detail}",
-        "mend what it says: a launch would be refused in the same way"
+        "fix what it says: a launch would be refused in the same way"
         if found.action == "ec2:RunInstances"
-        else "mend what it says, and run the check again",
+        else "fix what it says, then run the check again",
         subject,
     )

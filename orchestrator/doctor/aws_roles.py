@@ -78,7 +78,7 @@ def _trust(found: ProfileFacts, node_role: str) -> Iterator[Finding]:
     if strangers:
         text = f"not EC2 alone may assume {found.role}, but {', '.join(strangers)} too"
         if node_role:
-            yield fail(f"{text}: whoever does can pass for a node and get its keys", command)
+            yield fail(f"{text}: who does can pass for a node and get its keys", command)
         else:
             yield warn(text, command)
 

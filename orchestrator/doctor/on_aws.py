@@ -141,7 +141,7 @@ class AwsDoctor:
             return skipped(f"this identity may not look: {told(error)}", advice, region)
         if isinstance(error, NotFound) or "NotFound" in code_of(error):
             return fail(str(error), "make it, or correct its name in the configuration", region)
-        return fail(str(error), "mend what it says and run the check again", region)
+        return fail(str(error), "fix what it says, then run the check again", region)
 
     async def _credentials(self, clients: AwsClients) -> Findings:
         return aws_account.credentials(await account.identity(clients))

@@ -98,7 +98,7 @@ def prices(sources: Mapping[str, str], *, capped: bool) -> Findings:
     if unknown:
         state = fail if capped else warn
         then = "requests are refused under a cap" if capped else "it is booked as unknown"
-        return [state(f"nobody knows what it costs: {then}", advice, model) for model in unknown]
+        return [state(f"its price is not known: {then}", advice, model) for model in unknown]
     return [ok(f"{model}: {source}") for model, source in sources.items()]
 
 

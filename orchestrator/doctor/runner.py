@@ -54,6 +54,6 @@ async def _looked(check: Check, timeout: float) -> Findings:
         text = f"there was no answer within {timeout:g} s"
         return [fail(text, "look at what it asks: a network that drops packets, a disk that hangs")]
     except CloudError as error:
-        return [fail(str(error), "mend what it says and run the check again")]
+        return [fail(str(error), "fix what it says, then run the check again")]
     except Exception as error:  # one broken check must not hide what the others find
         return [fail(f"the check broke: {type(error).__name__}: {error}", "report it; the others stand")]

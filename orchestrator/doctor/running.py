@@ -75,7 +75,7 @@ def _doubts(answer: DaemonFacts, installed: str, changed_at: float) -> Iterator[
         yield warn(text, "restart it: that touches no node")
     if answer.rejected:
         text = f"it refused the newest configuration: {'; '.join(answer.rejected)}"
-        yield fail(text, "mend the file, then orchestrator reload")
+        yield fail(text, "fix the file, then orchestrator reload")
     elif changed_at > answer.loaded_at:
         yield warn("the file was changed after it was read", "orchestrator reload --dry-run, then reload")
 
@@ -195,7 +195,7 @@ def exposure(
         if listen is not None and not listen.loopback:
             findings.append(
                 warn(
-                    f"{listen} shows metrics and status to whoever reaches it",
+                    f"{listen} shows metrics and status to everyone who can reach it",
                     "keep it on the loopback or a private network",
                     key,
                 )
@@ -204,7 +204,9 @@ def exposure(
     if gateway is not None and not gateway.loopback and open_to_all:
         why = "the gateway adds the engines' key itself" if adds_key else "engines ask for no key"
         advice = "ask clients for keys (gateway.keys_file, orchestrator keys new), or close the network"
-        findings.append(warn(f"whoever reaches {gateway} can use the model: {why}", advice, "gateway.listen"))
+        findings.append(
+            warn(f"everyone who can reach {gateway} can use the model: {why}", advice, "gateway.listen")
+        )
     return findings or [ok("what asks for no key can be reached from this machine only")]
 
 

@@ -72,7 +72,7 @@ def directory(path: Path, room: Room | None, *, exists: bool, writable: bool, jo
 def file_system(path: Path, kind: str) -> Findings:
     """Whether a journal in WAL mode is safe there, and lasts."""
     if not kind:
-        return [skipped(f"the file system of {path} cannot be told")]
+        return [skipped(f"the file system of {path} is not known")]
     if kind in _REMOTE:
         return [
             fail(
@@ -91,7 +91,7 @@ def lease(found: LeaseFacts) -> Findings:
     if not found.exists:
         return [ok("no daemon has taken the lease yet")]
     if found.holder is None:
-        return [skipped(f"whether {found.who} still holds the lease cannot be told")]
+        return [skipped(f"whether {found.who} still holds the lease is not known")]
     if found.holder:
         return [ok(f"held by {found.who}, epoch {found.epoch}")]
     return [ok(f"free; {found.who} held it last")]
@@ -115,7 +115,7 @@ def _faulty(fault: str, corrupt: bool) -> Finding:
             "keep a copy, then restart the daemon: it sets the file aside and starts from what the cloud "
         )
         return fail(fault, f"{advice}shows")
-    return fail(fault, "mend what it says; the daemon would not start")
+    return fail(fault, "fix what it says; the daemon would not start")
 
 
 def _rounded(count: int) -> str:

@@ -126,7 +126,7 @@ class Trial:
                 self._pass(warn(str(error), "add types, zones or regions", str(offering.placement)))
                 continue
             except CloudError as error:
-                raise _Failed("accepted", str(error), "mend what it says") from error
+                raise _Failed("accepted", str(error), "fix what it says") from error
             self._machine = machine
             self._pass(ok(f"{machine.id}: {offering.placement}", "accepted"))
             return machine
@@ -187,7 +187,7 @@ class Trial:
         self._machine = found
         if found.state in _ENDED:
             why = f": {found.ending_why}" if found.ending_why else ""
-            advice = "mend what it says: the daemon's machines end in the same way"
+            advice = "fix what it says: the daemon's machines end in the same way"
             raise _Failed(step, f"{found.id} ended by itself{why}", advice)
         return found
 

@@ -53,7 +53,7 @@ def allowed(
     if pool.limits.spend_per_hour is None:
         return Offer(offerings=wanted)
     if machines is None:
-        text = "the pool's machines cannot be listed, so nobody knows what limits.spend_per_hour leaves"
+        text = "the pool's machines cannot be listed, so it is not known what limits.spend_per_hour leaves"
         return Offer(offerings=(), refusal=text)
     prices = {offering.placement: offering.price for offering in sold}
     paid = [prices.get(machine.placement) for machine in machines if machine.state in _COSTS]

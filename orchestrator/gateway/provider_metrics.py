@@ -66,11 +66,11 @@ class ProviderMetrics:
         self._tokens = counter("tokens", "Tokens that providers counted, by kind", *whose, "kind")
         self._dollars = counter("dollars", "US dollars booked by this process", *whose)
         self._estimated = counter(
-            "estimated", "Requests booked at the most they may cost, as no usage was told", *whose
+            "estimated", "Requests booked at the most they may cost, as no usage was reported", *whose
         )
         self._unpriced = counter("unpriced", "Requests whose price is not known, booked without one", *whose)
         self._over = counter(
-            "over_bound", "Requests whose usage was told to be more than their request allows", "provider"
+            "over_bound", "Requests whose reported usage is more than their request allows", "provider"
         )
         self._capped = counter("cap_reached", "Requests not sent because of a cap", "provider", "route")
         self.over_cap: Counts[tuple[str, str]] = Counts()

@@ -193,9 +193,9 @@ class Proxy:
         return Turned(response, Outcome.REFUSED if busy else Outcome.BAD_REQUEST)
 
     async def _end_now(self, exchange: Exchange, job: Job | None) -> tuple[web.StreamResponse, Outcome]:
-        """The gateway is told to end at once: say so to the client instead of just going away."""
+        """The gateway must stop at once: say so to the client instead of just going away."""
         if job is not None and exchange.stage in BEGUN:
-            out = await self._router.cut(job, Failure.GATEWAY_STOPPING, "this gateway was told to stop")
+            out = await self._router.cut(job, Failure.GATEWAY_STOPPING, "this gateway is being stopped")
             return out, Outcome.CUT
         message = "this gateway is stopping; ask another"
         response = error_response(

@@ -277,10 +277,10 @@ def recordings(db: Database) -> list[Recording]:
 
 
 def beginning(db: Database, recording: int) -> tuple[bytes, bytes]:
-    """The pool and the memory that a recording begins with. Raises LookupError when it was let go."""
+    """The pool and the memory that a recording begins with. Raises LookupError when it was deleted."""
     row = db.execute("SELECT wanted, memory FROM recordings WHERE id=?", (recording,)).fetchone()
     if row is None:
-        raise LookupError(f"recording {recording} was let go meanwhile")
+        raise LookupError(f"recording {recording} was deleted meanwhile")
     return row[0], zlib.decompress(row[1])
 
 

@@ -49,10 +49,10 @@ WANTED = _gauge("pool_wanted_nodes", "Replicas that the configuration asks for, 
 READY = _gauge("pool_ready_nodes", "Units that count as ready, per market.", "pool", "market")
 COMING = _gauge("pool_coming_nodes", "Units starting or being launched, per market.", "pool", "market")
 SERVING = _gauge("pool_serving_nodes", "Units that clients can reach now.", "pool")
-DOOMED = _gauge("pool_doomed_nodes", "Nodes under a believed notice.", "pool")
+NOTICED = _gauge("pool_noticed_nodes", "Nodes under a believed notice.", "pool")
 UNHEALTHY = _gauge("pool_unhealthy_nodes", "Booted nodes whose engine does not answer.", "pool")
 FLOOR = _gauge("pool_on_demand_floor_nodes", "On-demand units that the mix always holds.", "pool")
-MIN_SERVING = _gauge("pool_min_serving_nodes", "Units below which doomed nodes drain late.", "pool")
+MIN_SERVING = _gauge("pool_min_serving_nodes", "Units below which noticed nodes drain late.", "pool")
 NODES = _gauge("pool_nodes", "Nodes of the pool, per market and phase.", "pool", "market", "phase")
 STANDBYS = _gauge("pool_standby_nodes", "Warm units kept to take over, by kind.", "pool", "kind")
 STATE = _gauge("pool_state", "1 for the state that the pool is in, 0 for the others.", "pool", "state")
@@ -164,7 +164,7 @@ NOTICE_TO_DETACHED = _histogram(
     _FAST,
     "pool",
 )
-LATE_DRAINS = _counter("late_drains_total", "Doomed nodes that kept serving until later.", "pool")
+LATE_DRAINS = _counter("late_drains_total", "Noticed nodes that kept serving until later.", "pool")
 DRAIN_SECONDS = _histogram("drain_seconds", "From detachment to no request in flight.", _LONG, "pool")
 DRAINS_CUT = _counter("drains_cut_total", "Nodes that were gone with requests still in flight.", "pool")
 SWAP_SECONDS = _histogram(

@@ -164,7 +164,7 @@ CLIENTS: Final = (
     ),
     Panel(
         "Requests with estimated tokens",
-        "Whose tokens nobody told: an engine without usage, or a client that left.",
+        "The engine reports no usage, or the client left.",
         (
             (
                 "sum by (backend, model) (rate(orchestrator_gateway_estimated_requests_total"

@@ -95,7 +95,7 @@ _MARKET = (
 _NOTICES = (
     Panel(
         "Notices an hour",
-        "By kind and source. The same reclaim may be told by several sources.",
+        "By kind and source. Several sources may report the same reclaim.",
         (
             (
                 "sum by (kind, source) (rate(orchestrator_notices_total{POOL}[1h])) * 3600",

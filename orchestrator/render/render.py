@@ -414,15 +414,15 @@ def _suggestions(view: StatusView) -> list[str]:
     else:
         paused = (pool["name"] for pool in pools if pool["state"] == "paused")
         found += [f"orchestrator resume --pool {clean(name)}" for name in paused]
-    doomed = [notice["node"] for pool in pools for notice in pool["notices"]]
-    if doomed:
-        found.append(f"orchestrator node {clean(doomed[0])}")
+    noticed = [notice["node"] for pool in pools for notice in pool["notices"]]
+    if noticed:
+        found.append(f"orchestrator node {clean(noticed[0])}")
     if any(route["stands_in"] or route["servable"] is False for route in view.get("routes", [])):
         found.append("orchestrator routes")
     found += _named(problem for pool in pools for problem in pool["problems"])
     if any(pool["state"] not in ("ok", "paused") for pool in pools):
         found += ["orchestrator plan", "orchestrator events -f"]
-    elif doomed:
+    elif noticed:
         found.append("orchestrator plan")
     else:
         found += ["orchestrator status --watch", "orchestrator nodes -o wide"]

@@ -436,7 +436,7 @@ class NodeStory(TypedDict):
     schema: Literal["node/1"]
     node: NodeView | None
     agent: Annotated[AgentView | None, "null when no agent of this node was heard"]
-    gpus: Annotated[GpusView | None, "null where nobody tells of them"]
+    gpus: Annotated[GpusView | None, "null where nothing reports them"]
     failed_boot: Annotated[FailedBootView | None, "null unless it never became ready and is remembered"]
     start: Annotated[PastStartView | None, "its newest start; null unless it was measured and is remembered"]
     events: list[EventView]

@@ -66,7 +66,7 @@ class PoolCostView(TypedDict):
     tokens_per_second: Annotated[float | None, "of one unit, saturated; null: not written and not measured"]
     rate_source: Annotated[
         Literal["configured", "measured", "unknown"],
-        "measured: the most of any hour, so that utilisation is at most what is told",
+        "measured: the most of any hour, so utilisation is at most this",
     ]
     usd_per_unit_hour: Annotated[float | None, "what a ready unit cost an hour in the period"]
     line: CostLineView

@@ -131,7 +131,7 @@ ORIGINS: Final[Mapping[Kind, Origin]] = MappingProxyType(
                     "which failure is whose; a peer is asked in any case",
                 ),
                 _note(
-                    "SIGTERM: no new connections, what runs is answered, for 90 s or as long as told",
+                    "SIGTERM: no new connections; requests in flight get 90 s, or as long as configured",
                     "launcher/src/main.rs, router/src/server.rs",
                     "requests would be cut by a drain",
                 ),

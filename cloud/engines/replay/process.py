@@ -117,7 +117,7 @@ class Server:
 
     async def _drain(self, site: web.SockSite, runner: web.AppRunner) -> None:
         played = self._played
-        say(f"told to end, {played.answering} requests in flight")
+        say(f"stopping, {played.answering} requests in flight")
         if self._shape.kind == "ollama":
             return
         played.draining = True

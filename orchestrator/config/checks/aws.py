@@ -144,7 +144,7 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         if not region.notice_queue:
             yield (
                 (*at, "regions", name, "notice_queue"),
-                "is not set, so only the status of spot requests tells of interruptions; "
+                "is not set, so only the status of spot requests shows interruptions; "
                 "make a queue with `orchestrator aws bootstrap` and write its URL",
             )
 
@@ -189,7 +189,7 @@ def _open_secrets(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     """What looks like a secret and stands in the file. It is not shown."""
     engine, own = (*at[:-2], "engine"), pool.engine.on.values()
     args = [*pool.engine.args, *(word for each in own for word in each.args)]
-    who = "the nodes' user-data, which whoever may describe the launch template can read"
+    who = "the nodes' user-data, readable by everyone who may describe the launch template"
     for name, value in pool.engine.env.items():
         if _TOKEN.search(value) or (_SECRET_NAME.search(name) and len(value) >= _SHORTEST_TOKEN):
             yield (

@@ -99,7 +99,7 @@ def _image_errors(there: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             f"{shown(image)} is no image's name; write REGISTRY/NAME:TAG, in small letters",
         )
     elif not found["tag"] and not found["digest"]:
-        yield (*there, "image"), f'has no tag, so nobody knows which one it is; write "{image}:TAG"'
+        yield (*there, "image"), f'has no tag, so its version is unknown; write "{image}:TAG"'
 
 
 def _flag_errors(key: tuple[str, ...], args: Sequence[str]) -> Iterator[Found]:

@@ -201,8 +201,8 @@ def _price_errors(parsed: ConfigFile) -> Iterator[Found]:
             if capped and provider.price_of(backend.model, at=now) is None:
                 yield (
                     ("route", number, "to", place, "model"),
-                    f"nobody knows what {shown(backend.model)} of {backend.provider} costs, so that the cap "
-                    f"could not be kept; {_write_price(backend.provider, backend.model)}",
+                    f"the price of {shown(backend.model)} of {backend.provider} is not known, so the cap "
+                    f"cannot be enforced; {_write_price(backend.provider, backend.model)}",
                 )
 
 
@@ -213,7 +213,7 @@ def _cap_warnings(at: Key, provider: ProviderConfig, model: str) -> Iterator[Fou
         if not provider.local:
             yield (
                 at,
-                f"nobody knows what {shown(model)} costs, so that it is booked as unknown; "
+                f"the price of {shown(model)} is not known, so it is booked as unknown; "
                 f"{_write_price(str(at[-1]), model)}",
             )
         return

@@ -17,7 +17,7 @@ class CostConfig(Section):
     people: Factor = share_key(
         _PEOPLE,
         "People's work on the pools as a share on top of what their machines cost: 30% to 50% is usual. It "
-        "is told apart, and counted where a pool is held against an API, which asks for none.",
+        "is shown apart, and counted where a pool is compared with an API, which needs none.",
     )
     usd_per_month: float | None = Field(
         default=None,

@@ -113,7 +113,7 @@ class GatewayTable(Section):
         "How long a request waits while no target can be hoped for, before it is answered with 503.",
     )
     retry_after: Duration = duration_key(
-        _DEFAULTS.retry_after, "How long a refused client is told to wait, in whole seconds."
+        _DEFAULTS.retry_after, "`Retry-After` of refused requests, in whole seconds."
     )
     max_in_flight: int = Field(
         default=_POOL.max_in_flight,

@@ -78,7 +78,7 @@ class DrainConfig(Section):
     )
     min_serving: Share = share_key(
         _DRAIN.min_serving,
-        "Share of the replicas below which a doomed node keeps serving for as long as its notice allows.",
+        "Share of the replicas below which a noticed node keeps serving for as long as its notice allows.",
     )
 
 
@@ -183,7 +183,7 @@ class GpuConfig(Section):
 
     replace: Annotated[bool, NOW] = Field(
         default=_GPU.replace,
-        description="Whether nodes are replaced for their GPUs. false: people are told, nothing is done.",
+        description="Whether nodes are replaced for their GPUs. false: faults are only shown and alerted on.",
     )
     throttled_for: Annotated[Duration, NOW] = duration_key(
         _GPU.throttled_for,

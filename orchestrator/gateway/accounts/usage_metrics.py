@@ -84,7 +84,9 @@ class UsageMetrics:
         """The series of one scrape."""
         whose = (*self._label, "backend", "key", "model")
         tokens = _counter("tokens", "Tokens of clients' requests, by kind", *whose, "kind")
-        estimated = _counter("estimated_requests", "Requests whose tokens nobody told", *whose)
+        estimated = _counter(
+            "estimated_requests", "Requests whose tokens were estimated: nothing reported them", *whose
+        )
         for (pool, *rest), sums in self._sums.items():
             names = [*((pool,) if self._label else ()), *rest]
             for kind, count in zip(_KINDS, sums, strict=False):

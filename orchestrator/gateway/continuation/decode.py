@@ -79,7 +79,7 @@ class Decoder:
         start = await self._decoded(seed) if seed else ""
         both = await self._decoded([*seed, *ids])
         if not both.startswith(start):
-            raise Broken(Failure.REFUSED_HERE, "the text of the ids before is told in two ways")
+            raise Broken(Failure.REFUSED_HERE, "the same ids were decoded to two texts")
         return both[len(start) :].rstrip(_UNFINISHED)
 
     async def up_to(self, stops: StopStrings, before: Sequence[int], ids: Sequence[int]) -> int:
@@ -94,5 +94,5 @@ class Decoder:
         answer = await self._engine.post(_DETOKENIZE, asked)
         text = answer.get("prompt") if isinstance(answer, dict) else None
         if not isinstance(text, str):
-            raise Broken(Failure.BAD_RESPONSE, f"{_DETOKENIZE} told no text")
+            raise Broken(Failure.BAD_RESPONSE, f"{_DETOKENIZE} returned no text")
         return text

@@ -171,7 +171,7 @@ _INEXACT: _Rules = (
     (_drawn, "the seeded generator starts anew"),
     (
         lambda fields: fields.get("logprobs") is not None and fields["logprobs"] is not False,
-        "logprobs are told in another form",
+        "logprobs have another form",
     ),
     (_set("repetition_detection", "bad_words", "vllm_xargs"), "a count over generated tokens starts anew"),
 )

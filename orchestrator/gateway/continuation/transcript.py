@@ -215,7 +215,7 @@ class Transcript:
         if not self.plan.by_ids:
             return self.plan.why
         if self.prompt is None or self._lost or not self.head:
-            return "the engine told no token ids"
+            return "the engine sent no token ids"
         if capability is None:
             return ""
         if capability.way is Way.NONE:

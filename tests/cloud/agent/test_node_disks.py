@@ -222,7 +222,7 @@ def examined(path: Path) -> Disk:
 def test_an_image_of_zeros_is_blank(tools, tmp_path):
     image = zeros(tmp_path / "image")
     assert why_not(examined(image)) == ""
-    assert "lsblk does not tell of it" in why_not(node_disks.examine(str(image)))
+    assert "lsblk does not list it" in why_not(node_disks.examine(str(image)))
 
 
 @pytest.mark.parametrize("kind", SIGNED)

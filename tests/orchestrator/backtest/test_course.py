@@ -30,7 +30,7 @@ def test_an_unbroken_time_below_wanted_is_one_shortfall(course):
     assert (found.begin, found.seconds, found.most_missing) == (100, 60, 2)
     assert found.node_hours == pytest.approx((2 * 30 + 1 * 30) / 3600)
     assert found.why == (
-        "a took 2 nodes, told 50 s before, 1 without notice; a new node takes 180 s; 1 zone refused spot"
+        "a took 2 nodes, noticed 50 s before, 1 without notice; a new node takes 180 s; 1 zone refused spot"
     )
     assert timeline.times == (0, 100, 130, 160, 200)
     assert timeline.spot == (3, 1, 2, 3, 3)
@@ -62,7 +62,7 @@ def test_many_zones_are_summed_up_and_starts_may_differ():
     course.span(10, 20, spot=0, on_demand=0, dollars=0.0)
     course.end()
     assert course.shortfalls[0].why == (
-        "a took 2 nodes, b took 2 nodes, c took 2 nodes, 2 more zones took 3, told 5 to 9 s before; "
+        "a took 2 nodes, b took 2 nodes, c took 2 nodes, 2 more zones took 3, noticed 5 to 9 s before; "
         "a new node takes 90 s on demand, 600 s on spot"
     )
 

@@ -194,7 +194,7 @@ def test_the_summary_says_what_it_cost_and_what_went_wrong(scenario, results):
     assert f"The worst: {pool['worst_shortfalls'][0]['at']}" in text
     assert pool["worst_shortfalls"][0]["why"] in text
     assert f"is {view['best_baseline']}:" in text
-    assert "Whoever had known the future would have paid" in text
+    assert "With perfect foresight, never being short would have cost" in text
 
 
 def test_means_over_markets(scenario, results):

@@ -182,7 +182,7 @@ def test_without_a_daemon_and_a_configuration_it_says_what_to_give(
         (("--growth", "-100%"), "is no growth of a week"),
         (("--growth", "2000%"), "is no growth of a week"),
         (("--growth", "lots"), "is not a share"),
-        (("--ahead", "400d"), "nothing is told beyond a year"),
+        (("--ahead", "400d"), "the forecast ends after a year"),
         (("--ahead", "soon"), "is not a duration"),
         (("--rate", "0"), "--rate"),
         (("--price", "p5.4xlarge"), "is not TYPE=USD"),

@@ -102,7 +102,7 @@ def test_conditions_and_weights_in_words(tmp_path: Path, capsys: pytest.CaptureF
         "  y: pool a; pool b when that is down or saturated, or after 2 s of waiting; provider api (m) when "
         "that is down or saturated or failing." in lines
     )
-    assert "  api: http://127.0.0.1:9 (openai), without a cap; m costs nobody knows what (no price)." in lines
+    assert "  api: http://127.0.0.1:9 (openai), without a cap; m has no known price (no price)." in lines
 
 
 def test_one_pool_without_routes_is_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_another_image_is_another_build_and_another_runtime_is_not(tmp_path: Pat
         (
             f'{CONTAINER}image = "host:5000/engine"',
             "image",
-            'no tag, so nobody knows which one it is; write "host:',
+            'no tag, so its version is unknown; write "host:',
         ),
         (
             f'{CONTAINER}image = "x:1"\nexecutable = "/bin/sh"',

@@ -129,8 +129,8 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("cap of nothing", route('{ provider = "api", model = "x" }', "usd_per_day = 0\n"),
      ["pool.toml:13: route[0].usd_per_day: 0 allows nothing at all"]),
     ("cap without a price", route('{ provider = "api", model = "x" }', 'usd_per_day = "2"\n'),
-     ['pool.toml:12: route[0].to[0].model: nobody knows what "x" of api costs, so that the cap could not be '
-      "kept; write [provider.api.price.x] with input and output"]),
+     ['pool.toml:12: route[0].to[0].model: the price of "x" of api is not known, so the cap cannot be '
+      "enforced; write [provider.api.price.x] with input and output"]),
     ("unknown wire format", CHAT + '[provider.api]\nkind = "openia"\n',
      ["pool.toml:5: provider.api.kind: \"openia\" is not known (did you mean 'openai'?)"]),
     ("name of a provider", CHAT + '[provider."My API"]\nkind = "openai"\nurl = "http://[::1]:1"\n',
@@ -257,7 +257,7 @@ WARNINGS: list[tuple[str, str, list[str]]] = [
     ("unknown price without a cap",
      CHAT + '[provider.api]\nkind = "openai"\nurl = "https://llm.internal"\nusd_per_day = "unlimited"\n'
      '[[route]]\nmodels = ["a"]\nto = [{ provider = "api", model = "m" }]\n',
-     ['pool.toml:4: provider.api: nobody knows what "m" costs, so that it is booked as unknown; write']),
+     ['pool.toml:4: provider.api: the price of "m" is not known, so it is booked as unknown; write']),
     ("budget below the floors", HEAD.replace(API, "") + "[budget]\nnodes = 2\n",
      ["pool.toml:8: budget.nodes: 2 is below the on-demand floors together, 3 nodes (chat 2, embed 1)"]),
     ("budget without room to replace", HEAD.replace(API, "") + "[budget]\nnodes = 6\n",

@@ -78,7 +78,7 @@ def test_fix_does_nothing_unasked_and_nothing_that_is_not_needed(account, capsys
     assert run(account, "--only", "balancer", "--fix", "--yes") == 0
     assert delay_of(account) == 90
     assert run(account, "--only", "balancer", "--fix", "--yes") == 0
-    assert "nothing that --fix can mend" in capsys.readouterr().err
+    assert "nothing that --fix can fix" in capsys.readouterr().err
 
 
 def test_fix_that_is_not_allowed_says_so(account, capsys):

@@ -80,7 +80,7 @@ def test_state_directories(room, changes, state_, text):
         ("9p", FAIL, "corrupted"),
         ("tmpfs", WARN, "next boot"),
         ("overlay", WARN, "with the container"),
-        ("", SKIPPED, "cannot be told"),
+        ("", SKIPPED, "is not known"),
     ],
 )
 def test_file_systems(kind, state_, text):
@@ -93,7 +93,7 @@ def test_file_systems(kind, state_, text):
         ({"exists": False}, OK, "no daemon has taken"),
         ({"holder": 7}, OK, "held by pid 7 on host, epoch 3"),
         ({"holder": 0}, OK, "free"),
-        ({"holder": None}, SKIPPED, "cannot be told"),
+        ({"holder": None}, SKIPPED, "is not known"),
     ],
 )
 def test_leases(changes, state_, text):

@@ -562,7 +562,7 @@ CASES: dict[str, Case] = {
     "OrchestratorSpendFileFailing": one(
         'orchestrator_gateway_provider_spend_file_failing{instance="g"}', always(1), always(0), instance="g"
     ),
-    "OrchestratorGatewayForsaken": one(
+    "OrchestratorGatewayDaemonSilent": one(
         'orchestrator_gateway_daemon_silence_seconds{instance="g"}', rising(15), always(60), instance="g"
     ),
     "OrchestratorCertificateExpiring": one(

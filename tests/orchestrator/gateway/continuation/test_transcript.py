@@ -103,7 +103,7 @@ def test_a_client_that_asked_for_ids_sees_them() -> None:
 def test_an_engine_without_ids_is_passed_on_and_cannot_be_continued() -> None:
     noted = transcript()
     assert taken(noted, chat_events(told=False)) == chat_events(told=False)
-    assert noted.obstacle() == "the engine told no token ids"
+    assert noted.obstacle() == "the engine sent no token ids"
 
 
 def test_ids_of_a_text() -> None:
@@ -265,7 +265,7 @@ def test_ids_that_are_none_make_a_stream_that_cannot_be_continued(ids: Any) -> N
     choice = {"index": 0, "delta": {"content": "a"}, "finish_reason": None, "token_ids": ids}
     chunk = {**orjson.loads(chat_events(told=True)[0]), "choices": [choice]}
     noted.take(b"data: " + orjson.dumps(chunk) + b"\n\n", chunk)
-    assert noted.obstacle() == "the engine told no token ids"
+    assert noted.obstacle() == "the engine sent no token ids"
 
 
 @pytest.mark.parametrize("wants", [False, True])
