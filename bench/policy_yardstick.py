@@ -25,12 +25,12 @@ from typing import Any
 
 from cloud.local.spotset import SpotSet, read_spotset
 from cloud.local.synthetic import SyntheticParameters, synthesise
-from orchestrator.backtest.account import Account
 from orchestrator.backtest.baselines import standard
 from orchestrator.backtest.machines import Timings
 from orchestrator.backtest.omniscient import SolverMissing, bound
 from orchestrator.backtest.replay import Decide, Policy, Replay
 from orchestrator.backtest.scenario import Scenario, cut
+from orchestrator.backtest.shortfall import ShortfallCauses
 from policies.model import AdaptiveRules, Limits, Pool, StandbyRules
 
 H100, V100, FOUR, OCTOBER = (
@@ -156,18 +156,18 @@ def one(job: tuple[str, str, Scenario, int]) -> dict[str, Any]:
     pool = OURS[name](scenario.replicas, cold) if ours else _fixed(scenario.replicas, cold)
     policy: Policy = Decide(name) if ours else standard()[name]()
     times = timings(cold, scenario)
-    account = Account(
+    causes = ShortfallCauses(
         wanted=scenario.replicas,
         spot_start=times.spot_start,
         on_demand_start=times.on_demand_start,
         notice=times.notice,
     )
-    outcome = Replay(scenario, pool, policy, timings=times, seed=seed, course=account).run()
+    outcome = Replay(scenario, pool, policy, timings=times, seed=seed, recorder=causes).run()
     return {
         **row,
         **outcome.score.as_dict(),
         "serving_availability": outcome.serving_availability,
-        "missing": account.shares(),
+        "missing": causes.shares(),
     }
 
 

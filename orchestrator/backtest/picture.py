@@ -9,10 +9,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from orchestrator.backtest.course import Timeline
 from orchestrator.backtest.report import best_baseline, first_of, ready_text
 from orchestrator.backtest.scenario import Scenario
 from orchestrator.backtest.study import POOL, Result
+from orchestrator.backtest.timeline import Timeline
 from orchestrator.pictures import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure, style, title
 from orchestrator.words import money, percent
 

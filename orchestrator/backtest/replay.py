@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.backtest.course import Course
 from orchestrator.backtest.machines import PROVIDER, Machine, Machines, Timings
 from orchestrator.backtest.scenario import Scenario
 from orchestrator.backtest.score import WARM_UP, Score, Tally
+from orchestrator.backtest.timeline import TimelineRecorder
 from orchestrator.loop.loop import records as records_of
 from policies import observations
 from policies.actions import Action, Launch, Plan, Start, Stop, Terminate
@@ -133,12 +133,12 @@ class Replay:
         seed: int = 0,
         warm_up: float = WARM_UP,
         watch: Callable[[float, Fleet, Memory, Plan], None] | None = None,
-        course: Course | None = None,
+        recorder: TimelineRecorder | None = None,
     ) -> None:
         self._scenario, self._pool, self._policy = scenario, pool, policy
         self._machines = Machines(scenario, timings or Timings(), pool=pool.name, seed=seed)
         self._begin = min(warm_up, scenario.seconds)
-        self._watch, self._course = watch, course
+        self._watch, self._recorder = watch, recorder
         self.tally = Tally(begin=self._begin, base_price=scenario.on_demand_price)
         self._memory = reduce(
             Memory(), DaemonStarted(at=0.0, epoch=1), PoolConfigured(at=0.0, replicas=pool.replicas)
@@ -173,11 +173,11 @@ class Replay:
             self._ended.append(machine)
             self.tally.preempted(now)
             self.tally.record(f"{now:.3f} preempted {machine.id}")
-            if self._course is not None:
-                self._course.lost(now, machine.id, machine.placement.zone)
+            if self._recorder is not None:
+                self._recorder.lost(now, machine.id, machine.placement.zone)
         for notice in self._machines.doom(now):
-            if self._course is not None:
-                self._course.told(now, notice.node)
+            if self._recorder is not None:
+                self._recorder.noticed(now, notice.node)
             self._pending.append(NoticeSeen(at=now, notice=notice))
 
     def _settle(self, now: float) -> tuple[Fleet, Plan]:
@@ -279,8 +279,8 @@ class Replay:
                 if machine is None:
                     outcome = Outcome.REFUSED
                     self.tally.record(f"{now:.3f} refused {place}")
-                    if self._course is not None:
-                        self._course.refused(action.placement.zone)
+                    if self._recorder is not None:
+                        self._recorder.refused(action.placement.zone)
                 else:
                     node = machine.id
                     self.tally.launched(now, spot=machine.spot)
@@ -333,10 +333,10 @@ class Replay:
             on_demand += not machine.spot
         wanted = self._pool.replicas
         self.tally.ready(begin, end, spot=spot, on_demand=on_demand, wanted=wanted, serving=serving)
-        if self._course is not None and end > self._begin:
+        if self._recorder is not None and end > self._begin:
             begin = max(begin, self._begin)
             dollars = sum(self._machines.dollars(m, begin, end) for m in self._machines.alive.values())
-            self._course.span(begin, end, spot=spot, on_demand=on_demand, dollars=dollars)
+            self._recorder.span(begin, end, spot=spot, on_demand=on_demand, dollars=dollars)
 
     def _charge(self, machine: Machine, until: float) -> None:
         begin = max(machine.billed_from, self._begin)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from orchestrator.backtest.course import Shortfall
 from orchestrator.backtest.machines import Timings
 from orchestrator.backtest.scenario import Scenario
 from orchestrator.backtest.study import POOL, STORAGE, WHOLE, Result
+from orchestrator.backtest.timeline import Shortfall
 from orchestrator.views.simulate import (
     MarketView,
     MeanView,

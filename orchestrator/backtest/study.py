@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator.backtest.baselines import standard
-from orchestrator.backtest.course import Course, Shortfall, Timeline
+from orchestrator.backtest.full_daemon import Settings, play
 from orchestrator.backtest.machines import Timings
 from orchestrator.backtest.omniscient import SolverMissing, Unsolved, bound
 from orchestrator.backtest.replay import Decide, Policy, Replay, ReplayError
 from orchestrator.backtest.scenario import HOUR, Scenario
 from orchestrator.backtest.score import WARM_UP, Score
-from orchestrator.backtest.whole import Settings, play
+from orchestrator.backtest.timeline import Shortfall, Timeline, TimelineRecorder
 from orchestrator.config.load import Config
 from orchestrator.config.tables.pool import PoolConfig
 from policies.model import Pool
@@ -184,8 +184,8 @@ def _named(names: Sequence[str], known: Sequence[str]) -> set[str]:
     return found
 
 
-def perform(job: Job, told: Callable[[float], None] = lambda _: None) -> Result:
-    """One run, in this process. `told` hears the share that is done."""
+def perform(job: Job, progress: Callable[[float], None] = lambda _: None) -> Result:
+    """One run, in this process. `progress` gets the share that is done."""
     row, scenario = job.row, job.scenario
     begin = min(WARM_UP, scenario.seconds)
     hours = (scenario.seconds - begin) / HOUR
@@ -200,15 +200,17 @@ def perform(job: Job, told: Callable[[float], None] = lambda _: None) -> Result:
         except (SolverMissing, Unsolved) as error:
             raise Failed(f"{row.name}: {error}") from None
         return Result(cost_ratio=least.cost_ratio, mean_spot_share=least.mean_spot_share, **common)
-    course = Course(
+    recorder = TimelineRecorder(
         wanted=scenario.replicas,
         spot_start=job.timings.spot_start,
         on_demand_start=job.timings.on_demand_start,
     )
     if row.settings is not None:
-        whole = play(scenario, row.settings, timings=job.timings, seed=job.seed, course=course, told=told)
-        found = _result(common, whole.score, whole.serving_availability, course)
-        return replace(found, broken=tuple(str(broken) for broken in whole.broken))
+        played = play(
+            scenario, row.settings, timings=job.timings, seed=job.seed, recorder=recorder, progress=progress
+        )
+        found = _result(common, played.score, played.serving_availability, recorder)
+        return replace(found, broken=tuple(str(broken) for broken in played.broken))
     policy: Policy = standard()[row.name]() if row.kind == "baseline" else Decide(row.name)
     run = Replay(
         scenario,
@@ -216,24 +218,24 @@ def perform(job: Job, told: Callable[[float], None] = lambda _: None) -> Result:
         policy,
         timings=job.timings,
         seed=job.seed,
-        watch=lambda now, *_: told(now / scenario.seconds),
-        course=course,
+        watch=lambda now, *_: progress(now / scenario.seconds),
+        recorder=recorder,
     )
     try:
         outcome = run.run()
     except ReplayError as error:
         raise Failed(f"{scenario.name}: {error}") from None
-    return _result(common, outcome.score, outcome.serving_availability, course)
+    return _result(common, outcome.score, outcome.serving_availability, recorder)
 
 
-def _result(common: dict[str, Any], score: Score, serving: float, course: Course) -> Result:
-    timeline = course.end()
+def _result(common: dict[str, Any], score: Score, serving: float, recorder: TimelineRecorder) -> Result:
+    timeline = recorder.end()
     return Result(
         cost_ratio=score.cost_ratio,
         mean_spot_share=score.mean_spot_share,
         score=score,
         serving_availability=serving,
-        shortfalls=tuple(course.shortfalls),
+        shortfalls=tuple(recorder.shortfalls),
         timeline=timeline,
         **common,
     )
@@ -258,14 +260,14 @@ def _here(jobs: Sequence[Job], progress: Progress) -> Iterator[Result]:
     for number, job in enumerate(jobs):
         steps = 0
 
-        def told(share: float, number: int = number) -> None:
+        def share_done(share: float, number: int = number) -> None:
             nonlocal steps
             steps += 1
             shares[number] = share
             if steps % 64 == 0:
                 progress(shares, number)
 
-        result = perform(job, told)
+        result = perform(job, share_done)
         shares[number] = 1.0
         progress(shares, number + 1)
         yield result
@@ -360,10 +362,10 @@ def _end_with_parent() -> None:
 
 
 def _in_worker(number: int, job: Job) -> Result:
-    def told(share: float) -> None:
+    def share_done(share: float) -> None:
         _shares[number] = share
 
-    result = perform(job, told)
+    result = perform(job, share_done)
     _shares[number] = 1.0
     return result
 

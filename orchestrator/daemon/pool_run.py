@@ -27,10 +27,10 @@ from orchestrator.daemon.roots import Roots
 from orchestrator.journal.store import Store, StoreUnavailable, Superseded, Totals
 from orchestrator.loop.actuator import Actuator
 from orchestrator.loop.gpu_watch import GpuWatch
-from orchestrator.loop.hearing import hear
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.loop import Loop, Snapshot
+from orchestrator.loop.notices import hear
 from orchestrator.loop.observer import Observer, Pace
 from orchestrator.loop.recorder import Recorder
 from orchestrator.loop.start_watch import StartWatch

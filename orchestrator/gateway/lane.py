@@ -22,7 +22,6 @@ from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.attempt import Attempts
 from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.config import GatewayConfig, PoolGate
-from orchestrator.gateway.course import Course
 from orchestrator.gateway.dialects import Unfit
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.endings import Endings, Unserved
@@ -32,6 +31,7 @@ from orchestrator.gateway.headers import Forwarding
 from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.retry_policy import RetryPolicy
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.tries import Tries
@@ -96,7 +96,9 @@ class Lane:
                 stopping=stopping,
                 **parts,
             ),
-            course=Course(self.table, RetryBudget(gate.retry_budget, gate.retry_reserve), gate.max_retries),
+            policy=RetryPolicy(
+                self.table, RetryBudget(gate.retry_budget, gate.retry_reserve), gate.max_retries
+            ),
             endings=endings,
             **parts,
         )

@@ -11,7 +11,6 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.admission import Admission, Refused
 from orchestrator.gateway.attempt import AttemptFailed, Attempts
-from orchestrator.gateway.course import Course
 from orchestrator.gateway.dialects.stored import Stored
 from orchestrator.gateway.endings import Answer, Endings, Unserved
 from orchestrator.gateway.entry import Entry
@@ -20,6 +19,7 @@ from orchestrator.gateway.health import KNOWN_WITHIN
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import LaneMetrics
 from orchestrator.gateway.request import BEGUN, Exchange, Stage
+from orchestrator.gateway.retry_policy import RetryPolicy
 from orchestrator.gateway.stream import ResponsesJudge
 from orchestrator.gateway.targets import TargetTable
 from policies.routing import Trouble
@@ -41,7 +41,7 @@ class Tries:
         table: TargetTable,
         admission: Admission,
         attempts: Attempts,
-        course: Course,
+        policy: RetryPolicy,
         endings: Endings,
         metrics: LaneMetrics,
         clock: Clock,
@@ -49,7 +49,7 @@ class Tries:
         self._table = table
         self._admission = admission
         self._attempts = attempts
-        self._course = course
+        self._policy = policy
         self._endings = endings
         self._metrics = metrics
         self._clock = clock
@@ -64,7 +64,7 @@ class Tries:
 
         Raises Turned, Unserved, ClientGone.
         """
-        self._course.arrived()
+        self._policy.arrived()
         self._find_home(job)
         failure, answer = Failure.DISCONNECTED, None
         while True:
@@ -133,7 +133,7 @@ class Tries:
         job.exchange.wish.home = node
 
     def _succeeded(self, job: Job, entry: Entry) -> None:
-        self._course.succeeded(job)
+        self._policy.succeeded(job)
         if isinstance(job.response, web.Response) and isinstance(job.response.body, bytes):
             self._stored.learn(entry.spec.id, job.asked, job.response.body)
         elif isinstance(job.judge, ResponsesJudge) and job.judge.response_id:
@@ -146,10 +146,10 @@ class Tries:
         exchange, failure, answer = job.exchange, error.failure, error.answer
         if failure is Failure.NO_ADAPTER and job.use is not None:
             job.use.lacking += 1
-        self._course.blame(exchange, entry, failure, None if answer is None else answer.retry_after)
+        self._policy.blame(exchange, entry, failure, None if answer is None else answer.retry_after)
         if exchange.stage is Stage.SENT:
             self._metrics.wasted("output", job.told_tokens() or 0)
-        again = self._course.goes_on(
+        again = self._policy.goes_on(
             job, entry, failure, answered=answer is not None, sent_at=sent_at, now=self._clock.now()
         )
         if exchange.stage is Stage.CONTINUING:

@@ -19,12 +19,12 @@ from cloud.logger import structlog
 from cloud.ports import Clock, Lease
 from orchestrator.journal.store import Journal
 from orchestrator.loop.actuator import Actuator
+from orchestrator.loop.counters import PoolCounters, dooms
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.observer import Observer
 from orchestrator.loop.recorder import Recorder
 from orchestrator.loop.start_watch import StartWatch
-from orchestrator.loop.tally import Tally, dooms
 from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
 from policies import gpu_health, observations, outdated, parts
@@ -151,7 +151,7 @@ class Loop:
         self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
         self._tick, self._recorder, self._on_turn = tick, recorder, on_turn
         self._shares, self._starts = shares, starts
-        self._tally = Tally(pool.name)
+        self._counters = PoolCounters(pool.name)
         self._seconds = {part: metrics.TURN_SECONDS.labels(pool.name, part) for part in _PARTS}
         self._writing = Writing(pool.name, journal, inbox)
         self._alarms = _Alarms()
@@ -216,8 +216,8 @@ class Loop:
             world = replace(world, grant=self._shares.turn(ask_of(fleet, world, memory)))
         news = self._news(world, memory, fleet)
         _log(seen)
-        self._tally.events((*heard, *seen), self.memory, memory)
-        self._tally.tokens(world)
+        self._counters.events((*heard, *seen), self.memory, memory)
+        self._counters.tokens(world)
         if self._starts is not None:
             self._starts.events((*heard, *seen), self.memory, memory)
             self._starts.look()
@@ -290,7 +290,7 @@ class Loop:
                     continue
                 first = not any(map(dooms, fresh[node]))
                 fresh[node] = heard
-                self._tally.notice(event, known=record is not None, first=first)
+                self._counters.notice(event, known=record is not None, first=first)
                 log.warning(
                     "notice.heard",
                     node=node,
@@ -299,7 +299,7 @@ class Loop:
                     deadline=event.notice.deadline,
                 )
             elif isinstance(event, TargetsApplied):
-                self._tally.detached(event, self.memory)
+                self._counters.detached(event, self.memory)
             found.append(event)
         return found
 
@@ -370,7 +370,7 @@ class Loop:
     def _newly_held(self, now: float, plan: Plan) -> list[Event]:
         """Doomed nodes that go on serving by choice, each told once."""
         held = {d.node: d.reason for d in plan.deferred if d.kind is ActionKind.DRAIN}
-        return [DrainHeld(at=now, node=n, reason=held[n]) for n in self._tally.newly_held([*held])]
+        return [DrainHeld(at=now, node=n, reason=held[n]) for n in self._counters.newly_held([*held])]
 
     def _tell(self, plan: Plan, alarms: Sequence[Alarm]) -> None:
         """Count and log what was decided; after the deed, since a notice waits for nothing."""

@@ -276,7 +276,7 @@ class World:
             **parts,
             admission=self.admission,
             attempts=attempts,
-            course=lane._tries._course,
+            policy=lane._tries._policy,
             endings=endings,
         )
         lane._tries.world = self

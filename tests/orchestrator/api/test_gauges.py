@@ -31,9 +31,9 @@ from orchestrator.api.discovery import scrape_targets
 from orchestrator.api.gauges import Gauges
 from orchestrator.config.load import build_config
 from orchestrator.journal.store import Totals
+from orchestrator.loop.counters import PoolCounters
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.loop import Snapshot
-from orchestrator.loop.tally import Tally
 from orchestrator.metrics import metrics
 from orchestrator.metrics.calls import OUTCOMES, aws_call_ended, counted
 from orchestrator.simulation.simulate import Simulation
@@ -406,13 +406,13 @@ def test_calls_of_aws_are_counted_by_operation() -> None:
 
 
 def test_tokens_are_counted_from_when_an_engine_was_first_seen() -> None:
-    tally, world = Tally("tokens"), scene("s1").world
+    counters, world = PoolCounters("tokens"), scene("s1").world
 
     def see(**progress: float) -> None:
         readings = {
             n: EngineReading(node=n, at=NOW, ready=True, ok=True, progress=p) for n, p in progress.items()
         }
-        tally.tokens(replace(world, engines=readings))
+        counters.tokens(replace(world, engines=readings))
 
     see(a=1_000.0)  # generated before this daemon began
     assert value("pool_generated_tokens_total", pool="tokens") == 0
@@ -431,7 +431,7 @@ def test_a_replacement_that_does_not_come_is_a_failure_and_another_one_is_none()
             at=NOW, token=token, kind=ActionKind.LAUNCH, node="", placement=place, replaces="s1"
         )
 
-    tally, memory = Tally("fails"), lost("s1")
+    counters, memory = PoolCounters("fails"), lost("s1")
     history = [
         opened("chat/1/5"),
         IntentClosed(at=NOW + 1, token="chat/1/5", outcome=Outcome.REFUSED),
@@ -451,7 +451,7 @@ def test_a_replacement_that_does_not_come_is_a_failure_and_another_one_is_none()
     failures = []
     for event in history:
         after = reduce(memory, event)
-        tally.events([event], memory, after)
+        counters.events([event], memory, after)
         memory = after
         failures.append(value("swap_failures_total", pool="fails"))
     assert failures == [0, 1, 1, 1, 1]
@@ -578,11 +578,11 @@ def test_a_market_where_launches_are_denied_has_a_series_until_it_is_mended() ->
 def test_failed_boots_are_counted_once_each() -> None:
     place = Placement("sim", "r", "a", "gpu", Market.SPOT)
     failed = [BootFailed(at=1.0, node=f"i-{n}", placement=place, why="w") for n in range(3)]
-    tally, memory = Tally("boots"), Memory()
+    counters, memory = PoolCounters("boots"), Memory()
     before = counted_so_far("boots_failed_total", pool="boots", market="spot")
     for event in (*failed, failed[-1]):  # told again, as after a start
         after = reduce(memory, event)
-        tally.events([event], memory, after)
+        counters.events([event], memory, after)
         memory = after
     assert counted_so_far("boots_failed_total", pool="boots", market="spot") - before == 3
     assert value("boots_failed_total", pool="boots", market="on-demand") == 0, "a rate needs a first value"

@@ -1,6 +1,6 @@
 """What went on during a run: ready nodes and money over time, and every shortfall with its cause.
 
-A driver tells a `Course` of spans in which nothing changes and of what the cloud did; what comes out is a
+A driver reports spans in which nothing changes and what the cloud did to a `TimelineRecorder`, which makes a
 `Timeline` to draw and the `Shortfall`s to show. It follows the same rules as the score (`score.py`): a
 shortfall is an unbroken time with fewer ready nodes than wanted.
 """
@@ -52,12 +52,12 @@ class _Gap:
     most_missing: int = 0
     node_seconds: float = 0.0
     lost: Counter[str] = field(default_factory=Counter)
-    told: list[float] = field(default_factory=list)
-    untold: int = 0
+    leads: list[float] = field(default_factory=list)
+    unnoticed: int = 0
     refused: set[str] = field(default_factory=set)
 
 
-class Course:
+class TimelineRecorder:
     """Listens to one run. `wanted` nodes are wanted all the time; `spot_start` is s from launch to ready."""
 
     def __init__(self, *, wanted: int, spot_start: float, on_demand_start: float) -> None:
@@ -68,12 +68,12 @@ class Course:
         self._dollars: list[float] = []
         self._spent, self._end = 0.0, 0.0
         self._gap: _Gap | None = None
-        self._told: dict[str, float] = {}
-        self._fresh: list[tuple[float, str, float | None]] = []  # losses since the last span: at, zone, told
+        self._noticed: dict[str, float] = {}
+        self._fresh: list[tuple[float, str, float | None]] = []  # losses since the last span: at, zone, lead
         self._refused: set[str] = set()
         self.shortfalls: list[Shortfall] = []
 
-    # -- what the driver tells -------------------------------------------------------------------------
+    # -- what the driver reports -------------------------------------------------------------------------
 
     def span(self, begin: float, end: float, *, spot: int, on_demand: int, dollars: float) -> None:
         """From `begin` to `end` these nodes were ready, for so much money. In order of time, without gaps."""
@@ -98,14 +98,14 @@ class Course:
         self._fresh.clear()
         self._refused.clear()
 
-    def told(self, at: float, node: str) -> None:
+    def noticed(self, at: float, node: str) -> None:
         """The cloud gave notice of a node."""
-        self._told.setdefault(node, at)
+        self._noticed.setdefault(node, at)
 
     def lost(self, at: float, node: str, zone: str) -> None:
         """The cloud took a node."""
-        told = self._told.pop(node, None)
-        self._fresh.append((at, zone, None if told is None else at - told))
+        noticed = self._noticed.pop(node, None)
+        self._fresh.append((at, zone, None if noticed is None else at - noticed))
 
     def refused(self, zone: str) -> None:
         """A launch was refused for want of capacity."""
@@ -124,12 +124,12 @@ class Course:
     # -- causes ----------------------------------------------------------------------------------------
 
     def _blame(self, gap: _Gap) -> None:
-        for _, zone, told in self._fresh:
+        for _, zone, lead in self._fresh:
             gap.lost[zone] += 1
-            if told is None:
-                gap.untold += 1
+            if lead is None:
+                gap.unnoticed += 1
             else:
-                gap.told.append(told)
+                gap.leads.append(lead)
         gap.refused |= self._refused
 
     def _close(self) -> None:
@@ -163,12 +163,12 @@ class Course:
 
 
 def _notices(gap: _Gap) -> str:
-    if not gap.told:
+    if not gap.leads:
         return "without notice"
-    least, most = min(gap.told), max(gap.told)
+    least, most = min(gap.leads), max(gap.leads)
     text = f"{least:.0f}" if most - least < 1 else f"{least:.0f} to {most:.0f}"
     text = f"noticed {text} s before"
-    return text + (f", {gap.untold} without notice" if gap.untold else "")
+    return text + (f", {gap.unnoticed} without notice" if gap.unnoticed else "")
 
 
 def _starts(spot: float, on_demand: float) -> str:

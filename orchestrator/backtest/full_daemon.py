@@ -26,10 +26,10 @@ from types import MappingProxyType
 from cloud.logger import structlog
 from cloud.sim.invariants import Broken
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
-from orchestrator.backtest.course import Course
 from orchestrator.backtest.machines import PROVIDER, Timings
 from orchestrator.backtest.scenario import HOUR, Scenario, Tape
 from orchestrator.backtest.score import WARM_UP, Score, Tally
+from orchestrator.backtest.timeline import TimelineRecorder
 from orchestrator.config.load import Config
 from orchestrator.config.tables.daemon import DaemonConfig
 from orchestrator.config.tables.pool import PoolConfig
@@ -52,7 +52,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WholeOutcome:
+class DaemonOutcome:
     """A finished run: the score, the share of wanted capacity that took new requests, broken invariants."""
 
     score: Score
@@ -66,9 +66,9 @@ def play(
     *,
     timings: Timings,
     seed: int,
-    course: Course,
-    told: Callable[[float], None] = lambda _: None,
-) -> WholeOutcome:
+    recorder: TimelineRecorder,
+    progress: Callable[[float], None] = lambda _: None,
+) -> DaemonOutcome:
     """Run the daemon against a scenario and score it. The same arguments give the same result anywhere."""
     with tempfile.TemporaryDirectory(prefix="orchestrator-simulate-") as folder:
         state = Path(folder)
@@ -77,7 +77,7 @@ def play(
         )
         config = Config(daemon=daemon, pools=MappingProxyType({settings.name: settings.pool}))
         with _silent():
-            return _Run(scenario, config, timings, seed, course, told).run()
+            return _Run(scenario, config, timings, seed, recorder, progress).run()
 
 
 @contextmanager
@@ -100,10 +100,10 @@ class _Run:
         config: Config,
         timings: Timings,
         seed: int,
-        course: Course,
-        told: Callable[[float], None],
+        recorder: TimelineRecorder,
+        progress: Callable[[float], None],
     ) -> None:
-        self._scenario, self._timings, self._course, self._told = scenario, timings, course, told
+        self._scenario, self._timings, self._recorder, self._progress = scenario, timings, recorder, progress
         self._random = random.Random(f"market/{seed}")  # noqa: S311 - a seeded draw of victims
         self._sim = Simulation(
             config,
@@ -126,11 +126,11 @@ class _Run:
         self._seen: set[str] = set()
         self._ticks = 0
 
-    def run(self) -> WholeOutcome:
+    def run(self) -> DaemonOutcome:
         """Play the whole scenario."""
         self._sim.world.on_tick.append(self._tick)
         outcome = self._sim.run(self._script)
-        return WholeOutcome(
+        return DaemonOutcome(
             score=dataclasses.replace(self._tally.score(), trace_hash=outcome.digest),
             serving_availability=self._tally.serving_availability,
             broken=outcome.broken,
@@ -163,7 +163,7 @@ class _Run:
         self._look(now)
         self._ticks += 1
         if self._ticks % _TELL_EVERY == 0:
-            self._told(now / self._scenario.seconds)
+            self._progress(now / self._scenario.seconds)
 
     def _sell(self, now: float, tape: Tape) -> None:
         place = self._places[tape.zone]
@@ -192,7 +192,7 @@ class _Run:
                 self._sim.board.reclaim(
                     machine.id, after=at - now, notice=at - now, sources=self._sim.sources
                 )
-                self._course.told(now, machine.id)
+                self._recorder.noticed(now, machine.id)
 
     def _take(self, now: float, tape: Tape, held: list[Machine]) -> None:
         """The newest go where no notice could be given."""
@@ -228,7 +228,7 @@ class _Run:
             elif machine.id in self._doomed:
                 del self._doomed[machine.id]
                 self._tally.preempted(now)
-                self._course.lost(now, machine.id, machine.placement.zone)
+                self._recorder.lost(now, machine.id, machine.placement.zone)
             elif draining:
                 continue
             if able:
@@ -260,7 +260,7 @@ class _Run:
             self._dollars(m, begin, now) for m in self._world.machines.values() if self._paid(m, begin)
         )
         self._tally.charge(dollars)
-        self._course.span(begin, now, spot=spots, on_demand=others, dollars=dollars)
+        self._recorder.span(begin, now, spot=spots, on_demand=others, dollars=dollars)
 
     def _paid(self, machine: Machine, begin: float) -> bool:
         return machine.ended_at is None or machine.ended_at - self._began > begin

@@ -39,7 +39,7 @@ class Tried(Protocol):
         """The revision of its adapter that can bring the rest of its stream; empty for any."""
 
 
-class Course:
+class RetryPolicy:
     """Decides for all requests; holds nothing of one."""
 
     def __init__(self, table: TargetTable, budget: RetryBudget, max_retries: int) -> None:

@@ -1,6 +1,6 @@
-"""Counts what happens to a pool: notices, drains, swaps, boots, preemptions, tokens.
+"""The counters of a pool: notices, drains, swaps, boots, preemptions, tokens.
 
-The loop tells it of every event; nothing is decided here, and nothing here is needed to decide.
+The loop passes every event on; decisions do not depend on them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ARRIVALS_KEPT = 10_000
 _STAGES = ("detached", "drained", "replaced")
 
 
-class Tally:
-    """The counters of one pool."""
+class PoolCounters:
+    """Counts the events of one pool."""
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
-        self._arrived: dict[str, float] = {}  # doomed node -> when its first notice arrived
+        self._arrived: dict[str, float] = {}  # noticed node -> when its first notice arrived
         self._held: set[str] = set()
         self._progress: dict[str, float] = {}
         # Made here, so that they are 0 before the first one and a rate has a first value.
@@ -58,13 +58,13 @@ class Tally:
             lead.observe(max(0.0, notice.deadline - event.at))
 
     def newly_held(self, nodes: Sequence[str]) -> list[str]:
-        """Of nodes whose drain waits by choice, those that are doomed and were not told of before."""
+        """Of nodes whose drain waits by choice, those not reported before."""
         found = [n for n in nodes if n in self._arrived and n not in self._held]
         self._held |= set(found)
         return found
 
     def detached(self, event: TargetsApplied, memory: Memory) -> None:
-        """Measure how long doomed nodes still got new requests."""
+        """Measure how long noticed nodes still got new requests."""
         for node, phase in event.changes:
             if phase is TargetPhase.ACTIVE:
                 continue

@@ -1,4 +1,4 @@
-"""Where missing node-seconds come from, by cause: the account behind `policy_yardstick.py --why`.
+"""Where missing node-seconds come from, by cause: the figures behind `policy_yardstick.py --why`.
 
 Every instant with fewer ready nodes than wanted is put down to the nodes lost last, newest first, as many as
 are missing. A loss explains what is missing for `start - notice` seconds after it; what is missing later is
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from orchestrator.backtest.course import Course
+from orchestrator.backtest.timeline import TimelineRecorder
 
 LATER = "later than the quickest start"
 NO_LOSS = "no loss in the last hour"
-UNTOLD = "lost without notice"
+UNNOTICED = "lost without notice"
 BRIEF = "lost with a shorter notice"
 ALONE = "first of a zone, noticed in time"
 MORE = "more of a zone at once, noticed in time"
@@ -23,7 +23,7 @@ KEPT = 3600.0
 """Seconds for which a loss may explain what is missing."""
 
 
-class Account(Course):
+class ShortfallCauses(TimelineRecorder):
     """Listens to a run and adds up missing node-seconds by cause. Times are seconds."""
 
     def __init__(self, *, wanted: int, spot_start: float, on_demand_start: float, notice: float) -> None:
@@ -34,9 +34,9 @@ class Account(Course):
         self._seconds = 0.0
         self._missing: defaultdict[str, float] = defaultdict(float)
 
-    def told(self, at: float, node: str) -> None:
+    def noticed(self, at: float, node: str) -> None:
         """The cloud gave notice of a node."""
-        super().told(at, node)
+        super().noticed(at, node)
         self._heard.setdefault(node, at)
 
     def lost(self, at: float, node: str, zone: str) -> None:
@@ -64,7 +64,7 @@ class Account(Course):
 
     def _cause(self, lead: float, first: bool) -> str:
         if lead <= 0.0:
-            return UNTOLD
+            return UNNOTICED
         if lead < self._notice:
             return BRIEF
         return ALONE if first else MORE
