@@ -18,7 +18,7 @@ _WATCH_SECONDS: Final = "2"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. What the user can mend is one line on standard error."""
+    """Run one command and return its exit code. What the user can fix is one line on standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app = build_app(complete=command_of(given) not in COMMANDS)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return shared.INTERRUPTED
     except BrokenPipeError:
-        # whoever read our output has seen enough; keep the interpreter from complaining about it at its end
+        # the reader of our output has gone; keep the interpreter from complaining about it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return shared.OK
     return result if isinstance(result, int) else shared.OK

@@ -267,7 +267,7 @@ def code_of(error: BaseException | None) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What AWS itself said, shortened: its code and message; the whole error when it said nothing."""
     seen = error.__cause__ if isinstance(error, CloudError) else error
     response = getattr(seen, "response", None)

@@ -32,9 +32,9 @@ def boot_words(agents: AgentReceiver, node: str) -> str:
         return ""
     boot = report.boot
     wrong = [f"{check.name}: {check.text}" for check in boot.checks if not check.ok]
-    told = "; ".join(filter(None, (boot.detail, *wrong)))
+    text = "; ".join(filter(None, (boot.detail, *wrong)))
     restarts = f", {boot.restarts} restarts" if boot.restarts else ""
-    return f"its node got to {boot.stage or 'an unknown stage'}{restarts}{f': {told}' if told else ''}"
+    return f"its node got to {boot.stage or 'an unknown stage'}{restarts}{f': {text}' if text else ''}"
 
 
 def publish(agents: AgentReceiver, pool: str) -> None:

@@ -56,7 +56,7 @@ class Api:
     """Serves one daemon. `runs` are its pools, `daemon` describes the process.
 
     What is asked of one pool names it with ?pool=NAME, which a daemon with one pool does not need. What can
-    be told of all pools is, unless one is named; a node's name leads to its pool.
+    be shown of all pools is, unless one is named; a node's name leads to its pool.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Api:
             entries = await self._read(
                 after=max(0, after), limit=limit, node=node, newest=after < 0, pool=pool
             )
-            # whoever went away must not hold a place to the end of his wait
+            # a caller that went away must not hold its place to the end of its wait
             if entries or self._clock.now() >= until or request.transport is None:
                 break
             await self._clock.sleep(_LONG_POLL_STEP)
@@ -220,10 +220,10 @@ class Api:
 
     async def _explain(self, request: web.Request) -> web.Response:
         subject = request.query.get("subject", "pool").strip() or "pool"
-        told = [(run.name, explanation(subject, turn)) for run, turn in self._turned(request)]
-        told = [(name, texts) for name, texts in told if texts]
-        several = len(told) > 1
-        sentences = [f"{name}: {text}" if several else text for name, texts in told for text in texts]
+        explained = [(run.name, explanation(subject, turn)) for run, turn in self._turned(request)]
+        explained = [(name, texts) for name, texts in explained if texts]
+        several = len(explained) > 1
+        sentences = [f"{name}: {text}" if several else text for name, texts in explained for text in texts]
         sentences += self._route_text(subject)
         sentences = sentences or [*policy_text(subject)]
         if not sentences and subject == "pool":

@@ -195,7 +195,7 @@ class ControlClient:
             raise self._unreachable(error) from error
 
     def _place(self, method: str) -> Path:
-        """The control socket; whoever may not open that reads from the one beside it."""
+        """The control socket, or the reading socket beside it for users who may not open that."""
         path, beside = self.socket_path, reading_socket(self.socket_path)
         if method == "GET" and not os.access(path, _MAY_OPEN) and os.access(beside, _MAY_OPEN):
             return beside

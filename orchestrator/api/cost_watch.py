@@ -1,7 +1,7 @@
 """What the last day and the last week cost, for the status and for Prometheus.
 
 Worked out every minute beside the loop, and more seldom where reading takes long: a month with a hundred keys
-takes half a second. What cannot be read is told as not known.
+takes half a second. What cannot be read is shown as unknown.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _LONGEST: Final = 400 * 24
 
 
 class NoSuchCost(Exception):
-    """Nothing can be told of what was asked for; the message says why. `status`: of the answer by HTTP."""
+    """The question has no answer; the message says why. `status`: the HTTP status of that answer."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)

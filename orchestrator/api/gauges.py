@@ -1,7 +1,7 @@
 """Sets the daemon's gauges when somebody reads them: turns are more frequent than readers.
 
 What has a label that comes and goes (nodes, targets, placements, states) is cleared first, so that no series
-outlives what it tells of.
+outlives what it describes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is known of nodes' GPUs, as the API's JSON and as gauges, whoever read them."""
+"""What is known of nodes' GPUs, from agents or exporters, as the API's JSON and as gauges."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def routes_now(sight: Sight, memory: Memory) -> list[views.RouteNowView]:
 
 def providers_now(sight: Sight, memory: Memory) -> list[views.ProviderNowView]:
     """Every provider of the file."""
-    told = {} if sight.document is None else sight.document.providers
-    return [_provider_now(name, told.get(name), sight, memory) for name in sight.providers]
+    reported = {} if sight.document is None else sight.document.providers
+    return [_provider_now(name, reported.get(name), sight, memory) for name in sight.providers]
 
 
 def sentences(sight: Sight, memory: Memory, name: str) -> tuple[str, ...]:
@@ -152,11 +152,11 @@ def _stands_in(route: Route, row: RouteRow) -> str:
 def _provider_looks(rows: Iterable[RouteRow]) -> Iterator[ProviderLook]:
     seen: set[str] = set()
     for row in rows:
-        for backend, told in zip(row.route.backends, row.backends, strict=True):
+        for backend, reported in zip(row.route.backends, row.backends, strict=True):
             if backend.kind is Kind.PROVIDER and backend.name not in seen:
                 seen.add(backend.name)
-                why = "failed, and has not answered since" if told.state == _WELL else told.state
-                yield ProviderLook(name=backend.name, sound=told.sound, why=why)
+                why = "failed, and has not answered since" if reported.state == _WELL else reported.state
+                yield ProviderLook(name=backend.name, sound=reported.sound, why=why)
 
 
 def _caps(sight: Sight) -> Iterator[CapLook]:
@@ -195,8 +195,8 @@ def _route_now(route: Route, row: RouteRow | None, sight: Sight, memory: Memory)
     ]
     if row is not None:
         backends = [
-            {"backend": str(backend), "state": told.state, "requests": dict(told.requests)}
-            for backend, told in zip(row.route.backends, row.backends, strict=True)
+            {"backend": str(backend), "state": reported.state, "requests": dict(reported.requests)}
+            for backend, reported in zip(row.route.backends, row.backends, strict=True)
         ]
     return {
         "name": route.name,
@@ -236,9 +236,9 @@ def _provider_now(name: str, row: ProviderRow | None, sight: Sight, memory: Memo
 
 def _failures(name: str, rows: Iterable[RouteRow]) -> int:
     return sum(
-        told.requests.get(result, 0)
+        reported.requests.get(result, 0)
         for row in rows
-        for backend, told in zip(row.route.backends, row.backends, strict=True)
+        for backend, reported in zip(row.route.backends, row.backends, strict=True)
         if backend.kind is Kind.PROVIDER and backend.name == name
         for result in _LEFT
     )

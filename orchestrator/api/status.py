@@ -384,7 +384,7 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
 
 def _failed_boots(memory: Memory, now: float) -> Iterator[str]:
     """Boots that failed lately, why the last one did, and where to read on. Since somebody resumed, that is:
-    then what was wrong is mended."""
+    then what was wrong is fixed."""
     resumed_at = 0.0 if memory.resumed_at is None else memory.resumed_at
     recent = [boot for boot in memory.failed_boots if now - boot.at < _RECENT and boot.at >= resumed_at]
     if not recent:

@@ -120,9 +120,7 @@ class _Run:
         self._tally = Tally(begin=self._begin, base_price=scenario.on_demand_price)
         self._last = 0.0  # when it was counted last
         self._ready: dict[str, bool] = {}  # ready nodes since then, and whether they take new requests
-        self._doomed: dict[
-            str, bool
-        ] = {}  # nodes under a reclaim, and whether they are ready or were when ended
+        self._reclaimed: dict[str, bool] = {}  # by node: whether it is ready, or was when it ended
         self._seen: set[str] = set()
         self._ticks = 0
 
@@ -223,10 +221,12 @@ class _Run:
             draining = record is not None and record.drain is not None
             if machine.reclaim_at is not None and clock < machine.reclaim_at:
                 # Ended early for its notice: it counts until the cloud would have taken it.
-                self._doomed[machine.id] = able or (self._doomed.get(machine.id, False) and not machine.live)
-                able = self._doomed[machine.id]
-            elif machine.id in self._doomed:
-                del self._doomed[machine.id]
+                self._reclaimed[machine.id] = able or (
+                    self._reclaimed.get(machine.id, False) and not machine.live
+                )
+                able = self._reclaimed[machine.id]
+            elif machine.id in self._reclaimed:
+                del self._reclaimed[machine.id]
                 self._tally.preempted(now)
                 self._recorder.lost(now, machine.id, machine.placement.zone)
             elif draining:

@@ -54,7 +54,7 @@ class Timings:
 
 @dataclass(slots=True)
 class Machine:
-    """One simulated machine. `doomed_at`: when the cloud takes it; `noticed`: a notice was sent."""
+    """One simulated machine. `taken_at`: when the cloud takes it; `noticed`: a notice was sent."""
 
     id: str
     token: str
@@ -64,7 +64,7 @@ class Machine:
     ready_at: float
     billed_from: float
     standby: StandbyKind | None
-    doomed_at: float = math.inf
+    taken_at: float = math.inf
     state: InstanceState = InstanceState.RUNNING
     row: Instance | None = field(default=None)
 
@@ -143,14 +143,14 @@ class Machines:
 
     def due(self, now: float) -> list[Machine]:
         """Machines that the cloud takes now; the newest go where no notice could be given."""
-        found = [m for m in self.alive.values() if m.doomed_at <= now]
+        found = [m for m in self.alive.values() if m.taken_at <= now]
         for tape in self._scenario.tapes:
             if self.held[tape.zone] <= tape.capacity(now):
                 continue
-            staying = [m for m in self.alive.values() if m.spot and m.tape is tape and m.doomed_at > now]
+            staying = [m for m in self.alive.values() if m.spot and m.tape is tape and m.taken_at > now]
             over = len(staying) - tape.capacity(now)
             if over > 0:
-                staying.sort(key=lambda m: (m.doomed_at == math.inf, m.launched_at))
+                staying.sort(key=lambda m: (m.taken_at == math.inf, m.launched_at))
                 found += staying[-over:]
         return found
 
@@ -163,13 +163,13 @@ class Machines:
                 continue
             mine = [m for m in self.alive.values() if m.spot and m.tape is tape]
             for at, capacity in tape.changes(now, now + self.timings.notice):
-                over = sum(m.doomed_at > at for m in mine) - capacity
+                over = sum(m.taken_at > at for m in mine) - capacity
                 if over <= 0:
                     continue
-                free = [m for m in mine if m.doomed_at == math.inf and self._up(now, m)]
+                free = [m for m in mine if m.taken_at == math.inf and self._up(now, m)]
                 self._random.shuffle(free)
                 for machine in free[:over]:
-                    machine.doomed_at = at
+                    machine.taken_at = at
                     found += self._notices(now, machine)
         return found + self._sent_late(now)
 
@@ -182,7 +182,7 @@ class Machines:
         if luck < timings.missing_share:
             return []
         if luck < timings.missing_share + timings.late_share:
-            send = max(now, machine.doomed_at - timings.late_notice)
+            send = max(now, machine.taken_at - timings.late_notice)
             if send > now:
                 self._late.append((send, machine.id))
                 return []
@@ -201,15 +201,15 @@ class Machines:
         for machine in self.alive.values():
             if now < machine.ready_at < found:
                 found = machine.ready_at
-            if now < machine.doomed_at < found:
-                found = machine.doomed_at
+            if now < machine.taken_at < found:
+                found = machine.taken_at
             up = machine.launched_at + self.timings.youngest_noticed
             if machine.spot and now < up < found:
                 found = up
         for tape in self._scenario.tapes:
             held = self.held[tape.zone]
             if held:
-                # Those already doomed are among the held, so this may be too early; it is never too late.
+                # Noticed machines are among the held: this may be too early, never too late.
                 drop = tape.first_below(held, now + self.timings.notice)
                 found = min(found, drop - self.timings.notice, tape.first_below(held, now))
         return min([found, *(at for at, _ in self._late)])
@@ -235,10 +235,10 @@ class Machines:
 
 def _notice(now: float, machine: Machine) -> Notice:
     return Notice(
-        id=f"{machine.id}@{machine.doomed_at:.0f}",
+        id=f"{machine.id}@{machine.taken_at:.0f}",
         kind=NoticeKind.INTERRUPTION,
         node=machine.id,
-        deadline=machine.doomed_at,
+        deadline=machine.taken_at,
         source="replay",
         confidence=Confidence.CONFIRMED,
         seen_at=now,

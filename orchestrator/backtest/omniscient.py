@@ -99,7 +99,7 @@ def _solver() -> Any:
 
 @contextmanager
 def _no_banner() -> Iterator[None]:
-    """The solver greets on the process's standard output before it can be told to be silent."""
+    """The solver greets on the process's standard output before it can be silenced."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)

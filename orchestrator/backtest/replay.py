@@ -229,9 +229,9 @@ class Replay:
 
     def _reading(self, now: float, machine: Machine) -> EngineReading:
         ready = now >= machine.ready_at
-        doomed = machine.doomed_at < math.inf
+        noticed = machine.taken_at < math.inf
         return EngineReading(
-            node=machine.id, at=now, ready=ready, ok=ready, running=1 if ready and doomed else 0
+            node=machine.id, at=now, ready=ready, ok=ready, running=1 if ready and noticed else 0
         )
 
     def _prices(self, now: float) -> tuple[Offering, ...]:
@@ -327,7 +327,7 @@ class Replay:
             record = self._memory.nodes.get(machine.id)
             drain = record.drain if record is not None else None
             serving += drain is None
-            if drain is not None and machine.doomed_at == math.inf:
+            if drain is not None and machine.taken_at == math.inf:
                 continue
             spot += machine.spot
             on_demand += not machine.spot

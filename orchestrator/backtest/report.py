@@ -210,11 +210,11 @@ def _summary(
         return []
     name = "The pool" if mine.row.name == POOL else mine.row.name
     saved = mine.on_demand_dollars - mine.dollars
-    told = f"{money(saved)} saved" if saved >= 0 else f"{money(-saved)} more"
+    saving = f"{money(saved)} saved" if saved >= 0 else f"{money(-saved)} more"
     said = [
         f"{name} would have cost {money(mine.dollars)} in {age(mine.hours * 3600)} "
         f"({money(mine.dollars / mine.hours)}/h), {percent(mine.cost_ratio)} of all on-demand "
-        f"({money(mine.on_demand_dollars)}): {told}.",
+        f"({money(mine.on_demand_dollars)}): {saving}.",
         _went_wrong(scenario, mine),
     ]
     if mine.shortfalls:

@@ -163,7 +163,7 @@ def _tried(config: Path | None, market: str, yes: bool, pool: str | None) -> lis
 def _examined(
     config: Path | None, only: Sequence[CheckGroup], fix: bool, yes: bool, clock: Clock
 ) -> list[FindingView]:
-    """What every check finds, after what --fix mends."""
+    """What every check finds, after --fix."""
     import asyncio
 
     from cloud.errors import CloudError

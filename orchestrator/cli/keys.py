@@ -143,7 +143,7 @@ def list_keys(*, config: ConfigFile, output: PlainOutput = "table") -> int:
 def revoke(name: Name, /, *, config: ConfigFile, output: PlainOutput = "table") -> int:
     """Have a key hold no longer. What its client has begun goes on to its end.
 
-    The key stays in the file, so that its client is told why it is refused.
+    The key stays in the file, so that its client learns why it is refused.
 
     For example:
       orchestrator keys revoke team-a --config pool.toml

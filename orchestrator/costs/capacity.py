@@ -21,9 +21,9 @@ from policies.economics import HOUR
 from policies.model import Market
 
 OUTLOOK: Final = (0, 4, 12, 26, 52)
-"""Weeks ahead of which the highest hour is told."""
+"""Weeks ahead of which the highest hour is shown."""
 
-_TOO_LARGE: Final = 2.0  # times the peak that one node may do; a larger one is told to nobody
+_TOO_LARGE: Final = 2.0  # times the peak that one node may do; a larger one is not shown
 
 _DAYS: Final[tuple[views.Days, ...]] = get_args(views.Days)
 
@@ -87,19 +87,19 @@ class _Pool:
 def plan(
     config: Config, books: Books, asked: Asked, quotas: Sequence[Quota] = (), pool: str | None = None
 ) -> views.CapacityPlanView:
-    """What all pools need, or that one alone, and every limit that holds for what is told."""
+    """What all pools need, or that one alone, and every limit that holds for what is shown."""
     now = int(books.now // HOUR)
     settings = {one.name: one for one in books.pools}
     pools = [_pool(name, one, books, settings.get(name), asked) for name, one in config.pools.items()]
     limits, notes = _limits(config, pools, quotas)
     plants = [one.plant for one in pools if one.plant is not None]
-    told = [one for one in pools if pool in (None, one.name)]
+    shown = [one for one in pools if pool in (None, one.name)]
     return {
         "schema": "capacity-plan/1",
         "at": books.now,
         "since": books.since * HOUR,
         "week_from": (now + asked.ahead) * HOUR,
-        "pools": [_pool_view(one, asked) for one in told],
+        "pools": [_pool_view(one, asked) for one in shown],
         "limits": [
             _limit_view(one) for one in reached(plants, limits) if pool is None or pool in one.limit.each
         ],

@@ -1,9 +1,9 @@
 """The rows of a cost report, from where they are kept: the journal, the usage file and the spend file.
 
 The daemon reads its journal through its store, the command line opens the file or asks the database of a
-pair; the other two files are read alike. What cannot be read, or was counted by no hour, is told in `missing`
-and is not 0. The daemon writes its account every half minute, the gateways theirs every second: rows are as
-far behind.
+pair; the other two files are read alike. What cannot be read, or was counted by no hour, is named in
+`missing` and is not 0. Rows are as late as their writers: the daemon writes every half minute, gateways every
+second.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What else could serve a pool: the other types of its file, and the smallest machine of each GPU that fits.
 
-How fast another GPU is nobody knows before it has run. Where the file counts its units, that holds; else it
+The speed of another GPU is unknown before it has run. Where the file counts its units, that holds; else it
 is estimated by the bandwidth of the GPUs' memory, which bounds how fast tokens are generated.
 """
 
@@ -36,10 +36,10 @@ def alternatives(pool: PoolConfig, past: Past, prices: Mapping[str, float]) -> l
             found.append(
                 Alternative(name=kind, share=share, gpus=_gpus(kind), price=known.get(kind), stated=True)
             )
-    told = {each.name for each in found}
+    named = {each.name for each in found}
     if pool.cloud.kind == "aws" and here in catalogue().types:
         for name, share in _by_bandwidth(pool, catalogue().types[here], tuple(own)):
-            if name not in told:
+            if name not in named:
                 found.append(Alternative(name=name, share=share, gpus=_gpus(name), price=known.get(name)))
     return found
 

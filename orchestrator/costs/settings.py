@@ -66,7 +66,7 @@ def settings_of(config: Config, *, now: float) -> CostSettings:
 
 def api_price(providers: Mapping[str, ProviderConfig], name: str, *, now: float) -> Price | None:
     """What `provider/model` asks: by the provider's table, else by the price list under that name. None where
-    nobody knows."""
+    is not known."""
     provider, _, model = name.partition("/")
     if provider in providers:
         return providers[provider].price_of(model, at=now)

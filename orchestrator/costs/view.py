@@ -37,8 +37,8 @@ def view_of(books: Books, by: Sequence[str], missing: Sequence[str] = ()) -> Cos
     hours, pools = elapsed(books), self_or_api.pools(books)
 
     def line(row: Row, group: dict[str, str | None]) -> CostLineView:
-        told = _line(row, group, hours)
-        return _without_use(told) if books.unread and row.pools else told
+        line = _line(row, group, hours)
+        return _without_use(line) if books.unread and row.pools else line
 
     return {
         "schema": "cost/1",

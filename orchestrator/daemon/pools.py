@@ -1,9 +1,9 @@
 """The pools of a daemon: they come and go, and each is looked after by a task of its own.
 
-A pool that fails is stopped, an alarm is raised, and it is begun again after a while that grows; its nodes
-stay as they are and the other pools go on. Where the last pool that turned fails there is nothing left that
-the daemon keeps alive, and what failed may well be the process itself: then the daemon ends, and whoever
-supervises it starts a new one. So a daemon with one pool ends with its first failure.
+A pool that fails is stopped and raises an alarm, and starts again after a pause that grows; its nodes stay
+as they are and the other pools go on. When the last running pool fails, the fault may be in the process
+itself: the daemon exits, and the service manager starts a new one. So a daemon with one pool exits at its
+first failure.
 
 A pool that is removed wants no nodes any more. It stays until it has none, over restarts of the daemon too:
 the journal keeps its settings until then, since no file has them.

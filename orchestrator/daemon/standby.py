@@ -103,8 +103,8 @@ class Standby:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """That it does not lead, and whether it could: all other numbers are the leader's to tell."""
-        told = metrics.REGISTRY.restricted_registry(_METRICS)
-        return web.Response(body=generate_latest(told), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        shown = metrics.REGISTRY.restricted_registry(_METRICS)
+        return web.Response(body=generate_latest(shown), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -2,7 +2,7 @@
 
 The market plays by itself; where it has taken fewer nodes than the plan by now, a drill takes one more that
 serves, with notice. Five vanish without a word, with all that they are answering. On request engines are
-killed besides, on machines that stay: nobody tells of that either.
+killed besides, on machines that stay: no notice comes of that either.
 """
 
 from __future__ import annotations

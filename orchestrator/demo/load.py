@@ -105,7 +105,7 @@ class ClientStream:
 
 
 class Load:
-    """Sends `rate` requests per second to a gateway until told to stop.
+    """Sends `rate` requests per second to a gateway until it is stopped.
 
     An answer has so many `tokens`, the least and the most; a streamed one as many as `streamed` says. With
     `chats` it sends nothing but chats in words that every provider knows; then texts may end before, as

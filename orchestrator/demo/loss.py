@@ -1,4 +1,4 @@
-"""The loss of a whole pool: every engine that serves is killed at once, and nobody tells.
+"""The loss of a whole pool: every engine that serves is killed at once, without notice.
 
 Its requests go on at the provider of its route and come back when the pool can answer again.
 """
@@ -55,8 +55,8 @@ class PoolLoss:
         elif self._down and answered > self._answered:
             self.owed = False
 
-    def told(self) -> str:
-        """One line for whoever watches."""
+    def line(self) -> str:
+        """One line for the screen."""
         if self.at is None:
             return f"The pool {self.pool} is going to be lost as a whole."
         ago = f"lost all {self.nodes} nodes {self._clock.now() - self.at:.0f} s ago"

@@ -326,9 +326,9 @@ class _Screen:
 
             width = self._live.console.width
             small_first: StatusView = {**view, "pools": view["pools"][::-1]}  # the screen cuts off the last
-            told = f"{loss.told()}\n" if loss is not None else ""
+            below = f"{loss.line()}\n" if loss is not None else ""
             picture = render.status(small_first, Look(width=width, colour=True))
-            self._live.update(Text.from_ansi(f"{line}\n{told}{picture}"))
+            self._live.update(Text.from_ansi(f"{line}\n{below}{picture}"))
         elif elapsed - self._shown_at >= _SHOW_EVERY:
             self._shown_at = elapsed
             ready = ", ".join(f"{pool['name']} {pool['ready']}/{pool['wanted']}" for pool in view["pools"])
@@ -349,6 +349,6 @@ def _replay(options: DemoOptions) -> str:
 
 
 def talk(options: DemoOptions, text: str) -> None:
-    """One line for whoever watches."""
+    """One line for the screen."""
     if not options.quiet:
         print(text, file=sys.stderr, flush=True)

@@ -34,7 +34,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detachment:
-    """One doomed node: from the arrival of its notice to the gateway's acknowledgement, in milliseconds."""
+    """One noticed node: from the arrival of its notice to the gateway's acknowledgement, in milliseconds."""
 
     node: str
     ms: float

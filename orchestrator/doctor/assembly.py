@@ -102,7 +102,7 @@ def _read(file: Path | None) -> tuple[Config | None, Findings]:
 
 
 def _advised(config: Config) -> Findings:
-    """What the file is to be told though it is valid."""
+    """Warnings about a file that is valid."""
     return [warn(str(one), "change it, or accept it knowingly") for one in config.advice()] or [ok("none")]
 
 

@@ -52,7 +52,7 @@ def target_group(
 def idle_timeout(
     seconds: float, arn: str, *, region: str, keep_alive: float, answer: float, stated: float
 ) -> Findings:
-    """Whether a balancer lets go of silent connections before an engine does, and not before an answer.
+    """Whether a balancer closes silent connections before an engine does, and not before an answer.
 
     `seconds` is its idle timeout, `keep_alive` how long engines keep idle connections, `answer` how long a
     request may take that a drain still waits for, `stated` what the configuration says that it is.
@@ -64,11 +64,11 @@ def idle_timeout(
             f"its idle timeout of {seconds:g} s is not below the {keep_alive:g} s for which engines keep "
             "idle connections: it sends requests into connections that the engine closes, and clients get 502"
         )
-        told = (
+        advice = (
             f"{_write(seconds)}, leave {KEEP_ALIVE} out of engine.env, and run `orchestrator aws bootstrap`"
         )
         lower = settings.idle_command(region, arn, keep_alive - AHEAD)
-        findings.append(fail(text, f"{told}, or {lower}", name))
+        findings.append(fail(text, f"{advice}, or {lower}", name))
     elif stated != seconds:
         text = f"its idle timeout is {seconds:g} s, and the configuration says {stated:g} s"
         findings.append(warn(text, _write(seconds), name))
@@ -89,7 +89,7 @@ def set_delay_command(group: TargetGroupFacts, region: str) -> str:
 
 
 def delay_is_too_long(group: TargetGroupFacts, margin: float) -> bool:
-    """Whether an interruption comes before the balancer lets go of a deregistered target's requests."""
+    """Whether an interruption comes before the balancer drops the requests of a deregistered target."""
     return group.protocol in _HTTP and group.delay > NOTICE_SECONDS - margin
 
 

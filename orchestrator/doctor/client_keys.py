@@ -18,7 +18,7 @@ _PUT_RIGHT: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class GatewayKeys:
     """What a running gateway says of its keys: how many hold, whether it has `read` any, and why it does not
     take the file as it is now."""
 
@@ -27,19 +27,21 @@ class Told:
     fault: str
 
 
-def client_keys(filed: Iterable[ClientKey] | None, told: Told | None, *, runs: bool, now: float) -> Findings:
-    """`filed` are in the file, None where this process cannot read it. `told` is None for a gateway that asks
-    for no keys, or that does not run (`runs`)."""
-    if runs and told is None:
+def client_keys(
+    filed: Iterable[ClientKey] | None, gateway: GatewayKeys | None, *, runs: bool, now: float
+) -> Findings:
+    """`filed` are in the file, None where this process cannot read it. `gateway` is None for a gateway that
+    asks for no keys, or that does not run (`runs`)."""
+    if runs and gateway is None:
         return [fail("the gateway that runs asks nobody for a key", f"{_REPLACE}: it asks for them then")]
-    if told is not None and told.fault and not told.read:
-        return [fail(f"every request is refused: the file {told.fault}", _PUT_RIGHT)]
-    if told is not None and told.fault:
-        return [fail(f"a change has no effect, revoked keys included: the file {told.fault}", _PUT_RIGHT)]
+    if gateway is not None and gateway.fault and not gateway.read:
+        return [fail(f"every request is refused: the file {gateway.fault}", _PUT_RIGHT)]
+    if gateway is not None and gateway.fault:
+        return [fail(f"a change has no effect, revoked keys included: the file {gateway.fault}", _PUT_RIGHT)]
     keys = None if filed is None else [key for key in filed if key.state(now) is KeyState.VALID]
-    if keys is None and told is None:
+    if keys is None and gateway is None:
         return [skipped("this user cannot read the file, and no gateway answers that says what is in it")]
-    held = told.valid if told is not None else len(keys or ())
+    held = gateway.valid if gateway is not None else len(keys or ())
     if not held:
         advice = "orchestrator keys new NAME --config FILE"
         return [fail("no key is in force: every request is refused", advice)]

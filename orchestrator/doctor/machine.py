@@ -55,7 +55,7 @@ def open_files_limit(pid: int = 0) -> int | None:
 
 
 def file_system(path: Path, table: str | None = None) -> str:
-    """The type of the file system that holds a path, such as ext4; empty when it cannot be told.
+    """The type of the file system that holds a path, such as ext4; empty when it is not known.
 
     `table` is read instead of /proc/self/mountinfo.
     """
@@ -88,7 +88,7 @@ def room(path: Path) -> Room:
 
 
 def lock_holder(path: Path, written: int, table: str | None = None) -> int | None:
-    """The pid that holds a flock on a file, 0 for nobody, None when it cannot be told.
+    """The pid that holds a flock on a file, 0 for nobody, None when it is not known.
 
     Asking the kernel's list takes nothing: a try to lock could make a starting daemon fail. Some file systems
     have another device there than in stat(2); the pid `written` in the file tells then. Locks of processes

@@ -13,7 +13,7 @@ from cloud.aws.doctor.account import Permissions
 from cloud.aws.doctor.balancer import TargetGroupFacts
 from cloud.aws.doctor.dry_launches import DryLaunches
 from cloud.aws.doctor.idle_timeout import idle_timeout
-from cloud.aws.errors import code_of, is_refusal, told
+from cloud.aws.errors import code_of, error_text, is_refusal
 from cloud.aws.load_balancer import name_of
 from cloud.aws.places import AwsRegion
 from cloud.engines.keep_alive import KEEP_ALIVE
@@ -138,7 +138,7 @@ class AwsDoctor:
     def _unread(self, error: CloudError, region: str) -> Finding:
         if is_refusal(error):
             advice = f"allow what `orchestrator aws policy {self._file} --doctor` prints"
-            return skipped(f"this identity may not look: {told(error)}", advice, region)
+            return skipped(f"this identity may not look: {error_text(error)}", advice, region)
         if isinstance(error, NotFound) or "NotFound" in code_of(error):
             return fail(str(error), "make it, or correct its name in the configuration", region)
         return fail(str(error), "fix what it says, then run the check again", region)
@@ -157,7 +157,9 @@ class AwsDoctor:
             if is_refusal(error):
                 return [self._unread(error, place.region)]
             return [
-                skipped(f"nobody says whether the account may use it: {told(error)}", subject=place.region)
+                skipped(
+                    f"nobody says whether the account may use it: {error_text(error)}", subject=place.region
+                )
             ]
         return aws_account.region(status, place.region)
 

@@ -11,7 +11,7 @@ from cloud.aws.doctor import account, disks, launch, roles, routes
 from cloud.aws.doctor.dry_launches import DryLaunches
 from cloud.aws.doctor.launch import ImageFacts, TemplateFacts
 from cloud.aws.doctor.whereabouts import own_network
-from cloud.aws.errors import code_of, told
+from cloud.aws.errors import code_of, error_text
 from cloud.aws.instances import AwsInstances
 from cloud.aws.places import AwsRegion
 from cloud.aws.spot_role import SPOT_ROLE, spot_role_arn
@@ -92,7 +92,7 @@ class LaunchLooks:
         try:
             keys = await disks.keys(self._clients, volumes)
         except CloudError as error:
-            return [*findings, aws_disks.unknown_keys(self._place.region, told(error))]
+            return [*findings, aws_disks.unknown_keys(self._place.region, error_text(error))]
         for key in keys:
             findings += await self._key(key)
         return findings
@@ -107,7 +107,7 @@ class LaunchLooks:
         try:
             key = await disks.key(self._clients, name)
         except CloudError as error:
-            return [aws_disks.ungranted(name, needed.values(), region, told(error))]
+            return [aws_disks.ungranted(name, needed.values(), region, error_text(error))]
         daemon = needed["the daemon"]
         by_iam = {daemon} if key.own and await self._may_grant(daemon, key.arn) else ()
         return aws_disks.grants(key, needed, by_iam, region)
@@ -141,7 +141,7 @@ class LaunchLooks:
         try:
             return aws_roles.secrets(await roles.refused(self._clients, role, statements), role, self._file)
         except CloudError as error:
-            return aws_roles.unknown(told(error))
+            return aws_roles.unknown(error_text(error))
 
     async def _network(self) -> Findings:
         place = self._place

@@ -197,23 +197,23 @@ class MachineDoctor:
         gateway, runs, shown = self._config.gateway, self._gateway_answers(), None
         if runs:
             with contextlib.suppress(ClientError, KeyError, TypeError):
-                told = ControlClient(gateway.socket, timeout=_ANSWER).get("/v1/routes")["tls"]
+                tls = ControlClient(gateway.socket, timeout=_ANSWER).get("/v1/routes")["tls"]
                 shown = certificates.Shown(
-                    expires=float(told["expires"]), names=tuple(told["names"]), fault=str(told["fault"])
+                    expires=float(tls["expires"]), names=tuple(tls["names"]), fault=str(tls["fault"])
                 )
         return certificates.certificate(certificate_of(gateway), shown, runs=runs, now=self._clock.now())
 
     def _client_keys(self, file: Path) -> Findings:
-        runs, told, filed = self._gateway_answers(), None, None
+        runs, answered, filed = self._gateway_answers(), None, None
         if runs:
             with contextlib.suppress(ClientError, KeyError, TypeError):
                 said = ControlClient(self._config.gateway.socket, timeout=_ANSWER).get("/v1/routes")["keys"]
-                told = client_keys.Told(
+                answered = client_keys.GatewayKeys(
                     valid=int(said["valid"]), read=said["read_at"] is not None, fault=str(said["fault"])
                 )
         with contextlib.suppress(KeyFileError, OSError):
             filed = read_file(file).values()
-        return client_keys.client_keys(filed, told, runs=runs, now=self._clock.now())
+        return client_keys.client_keys(filed, answered, runs=runs, now=self._clock.now())
 
     def _gateway_answers(self) -> bool:
         try:

@@ -52,7 +52,7 @@ class _Failed(Exception):
 class Trial:
     """One try. `offerings` are taken in their order until one can be had; `within` is s for the whole boot.
 
-    `said` is told each step. `token` names the launch. `by_hand` gives people the command that ends a
+    `said` is called with each step. `token` names the launch. `by_hand` gives people the command that ends a
     machine, from its region, its id (empty when it is not known) and its token.
     """
 
@@ -97,7 +97,7 @@ class Trial:
         return self._steps
 
     async def _surely(self, work: Coroutine[None, None, None]) -> None:
-        """Do it to its end, whoever cancels this meanwhile."""
+        """Do it to its end, even when this is cancelled meanwhile."""
         task = asyncio.ensure_future(work)
         while not task.done():
             try:
@@ -175,7 +175,7 @@ class Trial:
         self._pass(ok(machine.address, step))
 
     async def _look(self, machine: Instance, step: str) -> Instance:
-        """The machine as the provider tells; as it was told last while lists lag or fail."""
+        """The machine as the provider shows it; as last seen while lists lag or fail."""
         try:
             listed = await self._instances.list(self._pool, machine.placement.region)
         except CloudError as error:

@@ -201,7 +201,7 @@ class Lane(Generic[C]):
         return result
 
     def _failed(self, error: Exception) -> StoreUnavailable:
-        """The error in words; a connection that is of no more use is let go."""
+        """The error in words; a connection that is of no more use is closed."""
         said = self._backend.unavailable(error)
         if self._gave_up:
             said = StoreUnavailable(f"{self._backend.where}: did not answer in {self._backend.patience:g} s")

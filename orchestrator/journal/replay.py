@@ -204,7 +204,7 @@ def _keyed(
     now: Sequence[Mapping[str, Any]],
     name: Callable[[Mapping[str, Any]], str],
 ) -> Iterator[str]:
-    """Things of two lists, told apart by name; of several with one name, the first goes with the first."""
+    """Things of two lists, matched by name; of several with one name, the first goes with the first."""
     before, after = _by_name(recorded, name), _by_name(now, name)
     for key, thing in before.items():
         if key not in after:

@@ -156,8 +156,8 @@ class Store:
     async def load(self, pool: str) -> Memory:
         """Memory as of the last entry: the snapshot and the events after it.
 
-        Entries that cannot be read are skipped: adoption and the next observation mend what they said. What
-        the pool has under way is written first; the reading itself holds up no other pool's writes.
+        Entries that cannot be read are skipped: adoption and the next observation restore what they said.
+        What the pool has under way is written first; the reading itself holds up no other pool's writes.
         """
 
         def read(db: Database) -> Memory:

@@ -2,7 +2,7 @@
 
 A recording is an unbroken run of recorded turns. It begins with the pool and the memory of its first turn, so
 that it can be replayed without anything older: the memory of any turn in it is that memory with the events
-after it taken in, up to the turn's own number. Recordings end after an hour, and they are let go whole.
+after it taken in, up to the turn's own number. Recordings end after an hour, and are deleted whole.
 
 Nothing waits for a record. Turns are held and go along with writes that happen anyway, and never with one
 that brings a notice or precedes an action. What is held when the process is killed is lost.

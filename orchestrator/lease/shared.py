@@ -54,11 +54,11 @@ class _Row:
 
 
 class SharedLease:
-    """`cloud.ports.Lease` on a database. `keep` renews it and is a root task of whoever holds it.
+    """`cloud.ports.Lease` on a database. `keep` renews it and is a root task of its holder.
 
     `seat` is what only one living process can have (see `FileLease.seat`): who holds the lease under the same
     seat is surely dead, and is not waited for. `seconds` is how long the lease lasts without a renewal. The
-    database belongs to whoever has one of the `pools` that were in it last.
+    database belongs to a daemon that has one of the `pools` that were in it last.
     """
 
     def __init__(

@@ -133,7 +133,7 @@ class Actuator:
                 task.add_done_callback(partial(self._forget, action.token))
 
     def ended_unready(self, node: str, place: Placement, why: str) -> None:
-        """Ask what a machine wrote that ended before it was ready, and tell of its failed boot."""
+        """Read the console of a machine that ended before it was ready, and report its failed boot."""
         token = f"{node}:console"
         if token not in self._busy:
             task = asyncio.create_task(self._last_words.hear(node, place, why), name=f"console {node}")
@@ -278,7 +278,7 @@ class Actuator:
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What to write to a balancer: the `whole` set, or which targets it should let go of."""
+    """What to write to a balancer: the `whole` set, or which targets it should drop."""
 
     targets: tuple[TargetSpec, ...]
     epoch: int
@@ -343,7 +343,7 @@ class TargetWriter:
     async def run(self) -> None:
         """Write what is wanted, for ever; a failure is tried again with the newest wish.
 
-        The wait between tries grows, and ends early when another set is wanted: a doomed node does not wait
+        The wait between tries grows, and ends early when another set is wanted: a noticed node does not wait
         for the failure of an older wish. A write that is given up may still land: the balancer refuses it
         once it has accepted a newer one.
         """

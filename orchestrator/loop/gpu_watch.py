@@ -61,8 +61,8 @@ class GpuWatch:
 
         An agent that never could may run on a machine without any.
         """
-        told = ((node, self._newest(node)) for node in self._had)
-        return self.errors.keys() | {n for n, looked in told if looked and looked.error and not looked.gpus}
+        newest = ((node, self._newest(node)) for node in self._had)
+        return self.errors.keys() | {n for n, looked in newest if looked and looked.error and not looked.gpus}
 
     def looked(self) -> Mapping[str, NodeGpus]:
         """What was read last of every node that anybody read."""
@@ -72,7 +72,7 @@ class GpuWatch:
     def states(
         self, engines: Mapping[str, EngineReading], kinds: Mapping[str, object]
     ) -> Mapping[str, GpuState]:
-        """The state of every node that tells of its GPUs or is slow. `kinds`: see `policies.gpu_peers`."""
+        """The state of every node that reports its GPUs or is slow. `kinds`: see `policies.gpu_peers`."""
         now, states = self._clock.now(), dict[str, GpuState]()
         for node in self._addresses:
             known, looked = self._states.get(node), self._newest(node)
@@ -100,20 +100,20 @@ class GpuWatch:
             await self._clock.sleep(EVERY)
 
     def _newest(self, node: str) -> NodeGpus | None:
-        """By its agent while that speaks, else by whoever was heard last. An agent that cannot read the GPUs
+        """From its agent while that reports, else from the newest source. An agent that cannot read the GPUs
         has still the kernel log.
         """
-        told, read = self._reported(node), self._read.get(node)
-        if told is None or read is None:
-            return told or read
-        if self._clock.now() - told.at > FRESH and told.at < read.at:
+        reported, read = self._reported(node), self._read.get(node)
+        if reported is None or read is None:
+            return reported or read
+        if self._clock.now() - reported.at > FRESH and reported.at < read.at:
             return read
-        return told if told.gpus or not read.gpus else with_earlier(told, read)
+        return reported if reported.gpus or not read.gpus else with_earlier(reported, read)
 
     def _speaks(self, node: str, now: float) -> bool:
-        """Whether a node's agent tells of its GPUs."""
-        told = self._reported(node)
-        return told is not None and now - told.at <= FRESH and bool(told.gpus)
+        """Whether a node's agent reports its GPUs."""
+        reported = self._reported(node)
+        return reported is not None and now - reported.at <= FRESH and bool(reported.gpus)
 
     async def _ask(self, exporter: GpuExporter) -> None:
         slots, now = asyncio.Semaphore(_AT_ONCE), self._clock.now()

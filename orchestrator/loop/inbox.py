@@ -1,7 +1,7 @@
 """Where events wait for the next turn, and what wakes the loop.
 
 Bounded: beyond `limit` the oldest waiting events are dropped and counted; correctness does not depend on
-events, the next observation tells the same. Each event gets a ticket, so that whoever put it can wait until
+events, the next observation shows the same. Each event gets a ticket, so that its sender can wait until
 it is on disk (a queue's message is deleted only then); who waits for a dropped one is cancelled, and the
 queue tells the message again.
 """

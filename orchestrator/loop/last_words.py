@@ -25,9 +25,9 @@ _HEARD_KEPT = 1024
 
 
 class LastWords:
-    """Reads the console of failed boots, each once, and tells of them by `emit`, which must not block.
+    """Reads the console of failed boots, each once, and reports them by `emit`, which must not block.
 
-    A console that cannot be read is a line in the log and keeps nobody: the failed boot is told without it.
+    A console that cannot be read is logged and delays nothing: the failed boot is reported without it.
     What a machine wrote is not trusted, whatever the adapter made of it.
     """
 

@@ -348,7 +348,7 @@ class Loop:
         self._tell(plan, alarms)
 
     def _hear_last_words(self, seen: Sequence[Event], world: World) -> None:
-        """Have it told what machines wrote that a fault ended before they were ready."""
+        """Report what machines wrote that a fault ended before they were ready."""
         unready = {
             e.node: e.detail for e in seen if isinstance(e, NodeGone) and e.cause is GoneCause.NEVER_STARTED
         }
@@ -368,7 +368,7 @@ class Loop:
         self._writing.lost = False
 
     def _newly_held(self, now: float, plan: Plan) -> list[Event]:
-        """Doomed nodes that go on serving by choice, each told once."""
+        """Noticed nodes that go on serving by choice, each reported once."""
         held = {d.node: d.reason for d in plan.deferred if d.kind is ActionKind.DRAIN}
         return [DrainHeld(at=now, node=n, reason=held[n]) for n in self._counters.newly_held([*held])]
 
@@ -408,7 +408,7 @@ class Loop:
 
 
 def _adapters_move(pool: Pool, memory: Memory, plan: Plan) -> bool:
-    """Requests may wait for an adapter that no node holds, or one is being loaded, let go of or unloaded."""
+    """Requests may wait for an adapter that no node holds, or one is being loaded, drained or unloaded."""
     if pool.adapters.runtime and not pool.adapters.fit:
         return True
     if any(isinstance(action, LoadAdapter | UnloadAdapter) for action in plan.actions):

@@ -68,7 +68,7 @@ class Pace:
 class Observer:
     """Keeps the newest view of one pool's world. `run` lists the tasks; `wake` is called on every change.
 
-    `gpus` knows what nodes tell of theirs. `sources`: of notices, which are heard elsewhere; only how long
+    `gpus` knows what nodes report of theirs. `sources`: of notices, which are heard elsewhere; only how long
     they have been silent is looked at here.
     """
 

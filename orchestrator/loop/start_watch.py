@@ -1,4 +1,4 @@
-"""Measures starts: joins what the loop saw of one with what its node says, and tells of it once it is over.
+"""Measures starts: joins what the loop saw of one with what its node says, and reports it once it is over.
 
 A start is over when requests are routed to its node, or PATIENCE seconds after its engine was ready where no
 balancer acknowledges it. What the node says may arrive later: it is waited for as long. A daemon that was

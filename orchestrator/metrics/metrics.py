@@ -1,7 +1,7 @@
 """Every metric of the daemon: name, help, labels. No other file of the daemon names one.
 
 Labels are bounded: words of the code, and what the configuration and the catalogue name. Series of nodes, of
-targets and of placements go when what they tell of goes: `orchestrator.api.gauges` sets them at every read.
+targets and of placements go when what they describe goes: `orchestrator.api.gauges` sets them at every read.
 """
 
 from __future__ import annotations

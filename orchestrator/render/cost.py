@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         RouteCostView,
     )
 
-_ROOMY: Final = 100  # columns from which prompts and answers are told apart
+_ROOMY: Final = 100  # columns from which prompts and answers are separate
 _NAME: Final = 12  # columns that a name gets at least
 _GAP: Final = 2
 _FIRST_TO_GO: Final = ("IN", "OUT", "EVEN AT", "+PEOPLE", "SAVED", "API", "USED", "TOKENS", "$/MTOK")

@@ -41,20 +41,20 @@ def _gpu(gpu: GpuView) -> str:
 
     known: Mapping[str, Any] = gpu  # a daemon of an older version does not say all
 
-    def told(name: str, text: str) -> str:
+    def value(name: str, text: str) -> str:
         value = known.get(name)
         return "" if value is None else text.format(value)
 
     used, whole = gpu["memory_used_mib"], gpu["memory_total_mib"]
-    limit = told("power_limit_w", " of {:.0f}")
+    limit = value("power_limit_w", " of {:.0f}")
     parts = (
         f"{gpu['index']} {gpu['name']}",
         known.get("state", ""),
-        told("utilisation_percent", "{:.0f} % busy"),
+        value("utilisation_percent", "{:.0f} % busy"),
         "" if used is None or whole is None else f"{used / 1024:.1f} of {whole / 1024:.1f} GiB",
-        told("temperature_c", "{:.0f} °C"),
-        told("power_w", f"{{:.0f}}{limit} W"),
-        told("sm_clock_mhz", "{:.0f} MHz"),
+        value("temperature_c", "{:.0f} °C"),
+        value("power_w", f"{{:.0f}}{limit} W"),
+        value("sm_clock_mhz", "{:.0f} MHz"),
         known.get("throttled", ""),
         f"{gpu['ecc_uncorrected']:.0f} uncorrected memory errors" if gpu["ecc_uncorrected"] else "",
         f"{gpu['ecc_corrected']:.0f} corrected" if known.get("ecc_corrected") else "",

@@ -430,7 +430,7 @@ def _suggestions(view: StatusView) -> list[str]:
 
 
 def _named(problems: Iterable[str]) -> list[str]:
-    """The commands that problems name, each once; what says that all is mended comes last."""
+    """The commands that problems name, each once; the one that checks that all is fixed comes last."""
     found = dict.fromkeys(clean(named) for problem in problems for named in _COMMAND.findall(problem))
     return sorted(found, key=lambda command: command == "orchestrator resume")
 

@@ -1,4 +1,4 @@
-"""Starts of nodes in parts, for a terminal. A daemon of an older version tells of none."""
+"""Starts of nodes in parts, for a terminal. A daemon of an older version reports none."""
 
 from __future__ import annotations
 

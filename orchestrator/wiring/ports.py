@@ -93,9 +93,9 @@ class Closable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `agents` is
+    """Everything outside that one pool's loop talks to. `metadata` gets the nodes to watch; `agents` is
     one of the `notices` and takes reports on a listener of its own; `exporter` reads GPUs where agents are
-    silent; `starts` tells of their starts; `owned` is what sources of notices ask whether a machine may be
+    silent; `starts` reports their starts; `owned` is what sources of notices ask whether a machine may be
     the pool's; `others` are closed with the ports and not used otherwise; `leave` is called once the pool is
     being removed."""
 
@@ -182,7 +182,7 @@ def engine_spec(pool: PoolConfig) -> EngineSpec:
 
 
 def _adapters(pool: PoolConfig) -> dict[str, Any]:
-    """What the engine is told of adapters at its start: those that it has then, or how many will come."""
+    """Adapters on the engine's command line: those that it has at its start, or how many will come."""
     rules = pool.as_pool("").adapters
     if not rules.runtime:
         return {"adapters": tuple(adapter.location for adapter in rules.wanted)}

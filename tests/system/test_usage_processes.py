@@ -73,7 +73,7 @@ class World:
         self.told += Counter(requests=1, prompt=usage["prompt_tokens"], output=usage["completion_tokens"])
 
     async def client(self, rig: GatewayRig, *, stream: bool) -> None:
-        """Ask without a pause until told to stop."""
+        """Ask without a pause until it is stopped."""
         while not self.stopping.is_set():
             await self.ask(rig, stream=stream)
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from cloud.aws.clients import Answer, AwsClients, Lane
 from cloud.aws.doctor.dry_launches import DRY_RUN, DryLaunches
-from cloud.aws.errors import code_of, is_refusal, told
+from cloud.aws.errors import code_of, error_text, is_refusal
 from cloud.aws.offerings import PRICE_LIST_REGION
 from cloud.aws.places import POOL_TAG
 from cloud.errors import CloudError
@@ -216,7 +216,7 @@ class Permissions:
             if code_of(error) == DRY_RUN:
                 return Permission(action=action, how=how, allowed=True)
             allowed = False if is_refusal(error) else None
-            return Permission(action=action, how=how, allowed=allowed, detail=told(error))
+            return Permission(action=action, how=how, allowed=allowed, detail=error_text(error))
         return Permission(action=action, how=how, allowed=True)
 
     async def _simulated(self, actions: Sequence[str]) -> list[Permission]:
@@ -232,7 +232,7 @@ class Permissions:
                 ):
                     verdicts.setdefault(action, []).append(verdict)
         except CloudError as error:
-            why = "" if is_refusal(error) else told(error)
+            why = "" if is_refusal(error) else error_text(error)
             return [Permission(action=a, how=How.UNKNOWN, allowed=None, detail=why) for a in actions]
         found = []
         for action in actions:

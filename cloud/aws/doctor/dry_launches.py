@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloud.aws.clients import AwsClients, Lane
-from cloud.aws.errors import code_of, is_refusal, told
+from cloud.aws.errors import code_of, error_text, is_refusal
 from cloud.aws.machines import launch_parameters
 from cloud.aws.places import PROVIDER, AwsRegion
 from cloud.errors import CloudError, InsufficientCapacity, Throttled
@@ -110,7 +110,7 @@ class DryLaunches:
                     market=market,
                     zone=zone,
                     code=code,
-                    error=told(error),
+                    error=error_text(error),
                     word=error.word,
                     refused=is_refusal(error),
                 )

@@ -37,7 +37,7 @@ _OLLAMA_SLOTS: Final = 1  # where OLLAMA_NUM_PARALLEL is not set (docs/faq, "con
 def advice(
     pools: Pools, routes: Sequence[RouteConfig], providers: Mapping[str, ProviderConfig]
 ) -> Iterator[Found]:
-    """Everything that a file of these tables is to be told, but for what its pools accept."""
+    """Every warning about a file of these tables, except those that its pools accept."""
     for name, pool in pools.items():
         for kind, (path, text) in _of_pool(name, pool, routes):
             if kind not in pool.accepted:

@@ -28,7 +28,7 @@ Found = tuple[tuple[str, ...], str]  # key path, sentence
 
 
 def keep_alive(pool: PoolConfig) -> float:
-    """For how long engines keep idle connections, in seconds: longer than whoever sends them requests."""
+    """How long engines keep idle connections, in seconds: longer than their callers do."""
     usual = EngineSpec(model="", served_name="").keep_alive
     if pool.cloud.kind != "aws":
         return usual

@@ -21,7 +21,7 @@ from policies.model_fit import Gpus, Need, Split, Verdict, alone, check, paramet
 from policies.model_shapes import Shape, shape
 from policies.value import replace
 
-_SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request may be
+_SHORTEST_REQUEST: Final = 2048  # tokens, where the longest request is not known
 _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory; 0.92 in 0.32, which holds no less
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vLLM 0.32, config/lora.py)
 _LONGER: Final = ("--hf-overrides", "--rope-scaling")  # with which a model takes longer requests than its own
@@ -224,7 +224,7 @@ def stored_weights(pool: PoolConfig) -> float | None:
 
 def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
     """Whether the model fits, for each type of EC2 of which both sizes are known. Where only the type's is,
-    or the engine is another one than vLLM, what cannot be is told, and nothing else."""
+    or the engine is another one than vLLM, what cannot be judged is said, and nothing else."""
     for name, need, gpus, split, utilisation in machines(pool):
         yield name, check(need, gpus, split, utilisation)
     for name, gpus in _gpus(pool):
@@ -321,7 +321,7 @@ def _says_length(pool: PoolConfig) -> bool:
 
 
 def _fits_itself(pool: PoolConfig) -> bool:
-    """Whether vLLM is told to take the longest request that fits."""
+    """Whether vLLM chooses the longest request that fits."""
     return _flag(pool, "--max-model-len").strip().lower() in ("auto", "-1")
 
 

@@ -1,4 +1,4 @@
-"""What a pool's engine can do at all, by its row in the table of dialects, and what each kind is told."""
+"""What a pool's engine can do at all, by its row in the table of dialects, and the settings of each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the clients of the gateway can be told by their keys, and whether those keys are of use."""
+"""Whether keys identify the gateway's clients, and whether those keys are of use."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def _certificate_errors(at: Key, provider: ProviderConfig) -> Iterator[Found]:
 
 
 def _price_errors(parsed: ConfigFile) -> Iterator[Found]:
-    """Models whose price nobody knows, under a cap that could not be kept without it."""
+    """Models without a known price under a cap, which could not be enforced."""
     now = SystemClock().now()
     for number, route in enumerate(parsed.route):
         for place, backend in enumerate(route.to):

@@ -175,7 +175,7 @@ class RebalanceConfig(Section):
 
 
 class GpuConfig(Section):
-    """What trouble of GPUs does, as node agents or a DCGM exporter on each node tell of it.
+    """What trouble of GPUs does, as node agents or a DCGM exporter on each node report it.
 
     A node with a broken GPU drains at once; one that is throttled or slow goes once its replacement is ready,
     one at a time. `health.max_unhealthy` holds for both.

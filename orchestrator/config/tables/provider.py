@@ -164,12 +164,12 @@ class ProviderConfig(Section):
         return host in ("localhost", "::1") or host.startswith("127.")
 
     def price_of(self, model: str, *, at: float) -> Price | None:
-        """What a model costs at an instant (seconds since the epoch), None where nobody knows."""
+        """What a model costs at an instant (seconds since the epoch), None where it is not known."""
         own = self.price[model].own() if model in self.price else None
         return price_of(own, url=self.address, model=model, at=at, listed_as=self.listed_as)
 
     def price_source(self, model: str, *, at: float) -> str:
-        """Where the price of a model is from, empty where nobody knows it."""
+        """Where the price of a model is from, empty where it is not known."""
         if model in self.price and self.price[model].input is not None:
             return "the file's own price"
         known = self.price_of(model, at=at) is not None

@@ -1,4 +1,4 @@
-"""What the daemon counts and shows: true numbers, and no series that outlives what it tells of."""
+"""What the daemon counts and shows: true numbers, and no series that outlives what it describes."""
 
 from __future__ import annotations
 

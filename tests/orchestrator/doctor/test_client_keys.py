@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.doctor.client_keys import Told, client_keys
+from orchestrator.doctor.client_keys import GatewayKeys, client_keys
 from orchestrator.doctor.findings import State
 from policies.keys import ClientKey
 from policies.value import replace
@@ -19,8 +19,8 @@ OVER = replace(KEY, name="over", expires=NOW)
 GONE = replace(KEY, name="gone", revoked=1.0)
 
 
-def told(valid: int = 1, fault: str = "", read: bool = True) -> Told:
-    return Told(valid=valid, read=read, fault=fault)
+def told(valid: int = 1, fault: str = "", read: bool = True) -> GatewayKeys:
+    return GatewayKeys(valid=valid, read=read, fault=fault)
 
 
 @pytest.mark.parametrize(
