@@ -2,7 +2,7 @@
 
 Two requests: POST /v1/nodes/{node}/challenge gives a challenge, POST /v1/nodes/{node}/key takes what the node
 signed with it and gives the key. Who judges the proof is the provider's affair (`Identify`). Keys go over TLS
-only, since whoever reads one can speak for that node; the pool's secret never leaves this host.
+only, since its reader can speak for that node; the pool's secret never leaves this host.
 
 A challenge is made of the node's id, the time and the secret, so nothing is stored for those who only ask.
 """

@@ -6,7 +6,7 @@ report holds. Reports are numbered within a session, which this receiver draws w
 is worth nothing here twice, nor after a restart. Their time must be near this host's. What fails is counted
 and answered, nothing else; bodies, rates and what is remembered are bounded, per node and per address.
 
-A node may say what it likes of itself, so its notices are reported, not confirmed, and it gets to tell of a
+A node may say what it likes of itself, so its notices are reported, not confirmed, and it may report a
 limited number of them.
 """
 
@@ -41,7 +41,7 @@ MOST_BYTES: Final = 64 * 1024
 MOST_NODES: Final = 10_000
 """Nodes that are remembered."""
 MOST_TOLD: Final = 64
-"""Different notices that one node may tell of."""
+"""Different notices that one node may report."""
 MOST_AT_ONCE: Final = 256
 """Reports that are read at the same time."""
 SILENT: Final = 900.0
@@ -181,7 +181,7 @@ class AgentReceiver:
         self._senders: OrderedDict[str, _Sender] = OrderedDict()  # the longest silent first
         self._strangers: OrderedDict[str, _Bucket] = OrderedDict()  # addresses that sent what was forged
         self._reading = 0
-        self._held: dict[_Key, Notice] = {}  # told, not acknowledged yet
+        self._held: dict[_Key, Notice] = {}  # yielded, not acknowledged yet
         self._arrived: deque[Notice] = deque()
         self._wake = asyncio.Event()
 
@@ -197,7 +197,7 @@ class AgentReceiver:
         return app
 
     async def stream(self) -> AsyncIterator[Notice]:
-        """Yield notices for ever, those first that were told to an earlier reader and not acknowledged."""
+        """Yield notices for ever, first those that an earlier reader got and did not acknowledge."""
         self._arrived = deque(self._held.values())
         while True:
             while self._arrived:
@@ -206,16 +206,16 @@ class AgentReceiver:
             await self._wake.wait()
 
     async def acknowledge(self, notice: Notice) -> None:
-        """The notice need not be told again. Idempotent."""
+        """The notice is not yielded again. Idempotent."""
         self._held.pop((notice.id, notice.deadline, notice.cancelled), None)
 
     def age(self) -> float:
-        """Seconds since the oldest notice that waits for its acknowledgement was told."""
+        """Seconds since the oldest unacknowledged notice was yielded."""
         now = self._clock.now()
         return max((now - notice.seen_at for notice in self._held.values()), default=0.0)
 
     async def close(self) -> None:
-        """Nothing to release: the listener belongs to whoever serves the application."""
+        """Nothing to release: the listener belongs to the application's server."""
 
     def reports(self) -> Mapping[str, NodeReport]:
         """The last report of every node that was heard."""
@@ -341,7 +341,7 @@ class AgentReceiver:
             raise _Refused(
                 400, "clock", f"the clocks of node and control host differ ({off}); set both by NTP"
             )
-        # Only what is fresh counts: whoever replays reports must not use up the node's own share.
+        # Only what is fresh counts: replayed reports must not use up the node's own share.
         if not sender.bucket.take(now, self._rate, self._burst):
             raise _Refused(429, "rate", f"more than {self._rate:g} reports a second")
         sender.sequence = sequence
@@ -421,7 +421,7 @@ async def _body(request: web.Request) -> bytes:
 
 
 def _read(node: str, report: Mapping[str, Any], now: float) -> NodeReport:
-    """A report's readings; whatever has the wrong type counts as not told."""
+    """A report's readings; what has the wrong type counts as missing."""
     gpus, xids = report.get("gpus"), report.get("xids")
     return NodeReport(
         node=node,

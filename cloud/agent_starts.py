@@ -1,6 +1,6 @@
 """What a node's report says of its newest start: part of reading reports, see `cloud.agent_receiver`.
 
-Whatever has the wrong type counts as not told. Pure.
+What has the wrong type counts as missing. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BOOT_STAGES: Final = ("disks", "checks", "secrets", "image", "weights", "start",
 
 
 def read_start(report: Mapping[str, Any], now: float) -> NodeStart | None:
-    """When the stages of the newest start began, and what the engine's log told, in this host's time."""
+    """When the stages of the newest start began, and what the engine's log says, in this host's time."""
     boot, engine, sent = report.get("boot"), report.get("engine"), number(report.get("at"))
     if not isinstance(boot, dict) or sent is None:
         return None

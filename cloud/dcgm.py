@@ -3,7 +3,7 @@
 Source: the exporter's metrics reference (https://docs.nvidia.com/datacenter/dcgm/latest/reference/
 dcgm-exporter-metrics.html) and its `default-counters.csv`, up to 4.8; the names and units that DCGM 4.7 and
 exporter 4.9 have in their place, by DCGM's field identifiers. What the exporter leaves out by default (ECC,
-reasons for slower clocks, pages and rows that wait) it has to be told to collect. Not run against a real one:
+reasons for slower clocks, pages and rows that wait) must be configured. Not run against a real one:
 the tests read expositions that are made from these pages.
 """
 

@@ -1,6 +1,6 @@
 """structlog without the libraries that it imports, where they are installed, to colour tracebacks.
 
-Nothing here colours tracebacks, and these libraries take longer to import than structlog: whoever logs takes
+Nothing here colours tracebacks, and these libraries take longer to import than structlog: import
 structlog from here.
 """
 

@@ -270,7 +270,7 @@ class Agent:
         self._learn(gpus=gpus, gpu_error=error)
 
     def look_at_log(self) -> None:
-        """Read what is new in the kernel log. While that cannot be read, what NVML told counts."""
+        """Read what is new in the kernel log. While that cannot be read, NVML's count."""
         self._log.read()
         xids = self._gpus.xids if self._log.error else self._log.xids.listed()
         self._learn(xids=xids, xid_error=self._log.error)
@@ -282,7 +282,7 @@ class Agent:
             self._learn(boot=boot)
 
     def look_at_engine(self) -> None:
-        """Read the engine's log until it serves, once for each start that the boot report tells of."""
+        """Read the engine's log until it serves, once for each start in the boot report."""
         began = ((self.known["boot"] or {}).get("times") or {}).get("start")
         if began is None or began == self._followed:
             return

@@ -1,7 +1,7 @@
-"""What a node looks at before it starts its engine: a fault is told in words, with what to do, at once.
+"""What a node looks at before it starts its engine: a fault is reported at once, in words, with what to do.
 
-A check that fails for certain stops the start; a doubt is told and the start goes on. Standard library and
-its neighbours `cloud.node_*` only, Python 3.9 or newer, so that user-data can carry it.
+A check that fails for certain stops the start; a doubt is reported and the start goes on. Standard library
+and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that user-data can carry it.
 """
 
 # Like node_agent.py this runs where nothing of the project is installed and on older Pythons.

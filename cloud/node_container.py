@@ -3,11 +3,11 @@
 Standard library and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that user-data can carry it.
 What ends an engine ends the process that started the container, which may be killed at any instant and then
 leaves the container running. So a container has the name of its node: one that was left is removed before the
-next is started, and whoever ends a node removes its container afterwards.
+next is started, and the code that ends a node removes its container afterwards.
 
 A container is described as `cloud.ports.Container` is, as an object in JSON: {"image", "runtime", "args",
-"volumes", "entry"}. It has the network of its node, no log of its own (what it writes goes to whoever started
-it), and of the environment the variables that are named: their values stand in no command line.
+"volumes", "entry"}. It has the network of its node, no log of its own (its output goes to the process that
+started it), and of the environment the variables that are named: their values stand in no command line.
 
 Source: docs.docker.com/reference/cli/docker and docs.podman.io (run, rm, pull, image inspect), the container
 toolkit of NVIDIA (--gpus for docker, CDI's nvidia.com/gpu for podman). Run with podman 4.3.

@@ -98,7 +98,7 @@ class Xids:
 
 
 class Nvml:
-    """NVML by its C library. `xids`: what it told since it was first asked."""
+    """NVML by its C library. `xids`: those that it reported since it was first asked."""
 
     def __init__(self, library: str) -> None:
         self._path = library
@@ -177,7 +177,7 @@ class Nvml:
         return gpu
 
     def _listen(self, library: ctypes.CDLL) -> None:
-        """Have Xid errors kept for the next look. Without that the kernel log alone tells of them."""
+        """Have Xid errors kept for the next look. Without that the kernel log alone has them."""
         events, handle = ctypes.c_void_p(), ctypes.c_void_p()
         self._events = events
         if nvml_code(library, "nvmlEventSetCreate", ctypes.byref(events)) != 0:
@@ -307,7 +307,7 @@ def smi_value(key: str, cell: str) -> Any:
 
 
 class Gpus:
-    """The GPUs of this node, by whoever can be asked. `library`: NVML's, empty to ask nvidia-smi alone."""
+    """The GPUs of this node. `library`: NVML's, empty to ask nvidia-smi (`command`) alone."""
 
     def __init__(self, command: str, library: str = "", timeout: float = 10.0) -> None:
         self._nvml = Nvml(library) if library else None
@@ -317,7 +317,7 @@ class Gpus:
 
     @property
     def xids(self) -> list[dict[str, Any]]:
-        """Xid errors that NVML told of."""
+        """Xid errors that NVML reported."""
         return [] if self._nvml is None else self._nvml.xids.listed()
 
     def read(self) -> tuple[list[dict[str, Any]], str]:

@@ -1,7 +1,7 @@
 """Reads from an engine's log what its start took. Pure; standard library only, Python 3.9 or newer.
 
 It is part of the node agent, and reads the logs of the local cloud's engines too. Lines that it does not know
-are passed over, and what no line told stays unknown. Lines after the engine serves are read for one thing
+are passed over, and what no line says stays unknown. Lines after the engine serves are read for one thing
 only, that it starts again: by then they may hold anything that users write.
 
 Sources: vLLM 0.32 (ran: `default_loader.py`, `weight_utils.py`, `gpu_model_runner.py`, `monitor.py`,
@@ -51,7 +51,7 @@ _STEPS = (("loads", "loading model '"), ("warms", "warming up the model"), ("loa
 
 
 class StartLog:
-    """One engine's log, line by line, as far as it tells of the newest start."""
+    """One engine's log, line by line, as far as it is about the newest start."""
 
     def __init__(self) -> None:
         self._begin()

@@ -21,7 +21,7 @@ from cloud.errors import CloudError, Uncertain
 from cloud.threads import WorkerThreads
 
 CallEnded = Callable[[str, str, str, float], None]
-"""Told of every call: region, "service.operation", how it ended ("ok", or an error's word), seconds."""
+"""Called after every call: region, "service.operation", how it ended ("ok", or an error's word), seconds."""
 
 Answer = Mapping[str, Any]  # boto3 has no types: its answers are read here and in the adapters' parsers only
 
@@ -59,7 +59,7 @@ class AwsClients:
     `endpoint`: where every service answers, for a stand-in of AWS; empty means AWS itself. `profile`: a
     profile of the shared credentials file; empty means boto3's usual search, which renews by itself.
     Time-outs are seconds: `read_timeout` for one answer, `poll_wait` more for a long poll. `call_ended` is
-    told of every call that was answered or failed.
+    called after every call that was answered or failed.
     """
 
     def __init__(

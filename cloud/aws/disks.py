@@ -59,7 +59,7 @@ class Disk:
         return {name: value for name, value in values.items() if value}
 
     def faults(self) -> Iterator[Fault]:
-        """What EC2 would refuse, as far as it can be told without the image."""
+        """What EC2 would refuse, as far as it can be known without the image."""
         outside = list(self._out_of_range())
         yield from outside
         if outside:

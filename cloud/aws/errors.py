@@ -2,7 +2,7 @@
 
 The codes are those of the EC2, ELBv2, SQS and Pricing API references. Code before status: EC2 says
 InsufficientInstanceCapacity with status 500, and yet nothing was launched. A 4xx code that is not listed
-means that AWS looked at the request and refused it: nothing was done, so it is Denied.
+means that AWS refused the request and did nothing: Denied.
 
 One code means two things: `Unsupported` says that a type is not sold in a zone, where another zone helps, and
 that a launch is put together wrongly, where none does. Its message tells them apart.

@@ -116,7 +116,7 @@ class _Event:
     def notice(
         self, kind: NoticeKind, node: str, deadline: float | None, *, same: str = "", cancelled: bool = False
     ) -> Notice:
-        """A notice; `same` names what several events tell of, when that is more than this event."""
+        """A notice; `same` names what several events report together, when that is more than this event."""
         return Notice(
             id=f"{self.source}/{same or self.id}/{node}",
             kind=kind,
@@ -279,7 +279,7 @@ def _health(event: _Event) -> Parsed:
         return Foreign("AWS Health: a scheduled change that names no instance")
     starts = _deadline(event.detail.get("startTime"), event)
     arn = event.detail.get("eventArn")
-    # One change is told of several times, the last time when it is over or called off.
+    # One change is announced several times, the last time when it is over or cancelled.
     same = hashlib.sha256(arn.encode()).hexdigest()[:32] if isinstance(arn, str) and arn else ""
     over = _word(event.detail.get("statusCode")) == "closed"
     return Told(

@@ -121,7 +121,7 @@ def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dic
 def bootstrap_policy(
     pool: str, places: Sequence[AwsRegion], *, queues: Mapping[str, str], target_group: str = ""
 ) -> dict[str, Any]:
-    """What `orchestrator aws bootstrap` needs, for whoever runs it; the daemon must not have it.
+    """What the user of `orchestrator aws bootstrap` needs; the daemon must not have it.
 
     `queues` maps a region to the name of its queue. Whatever it makes it must tag with the pool, and of what
     cannot be named it may change only what carries that tag.

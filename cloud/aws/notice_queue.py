@@ -1,9 +1,9 @@
 """Notices that EventBridge rules put into an SQS queue: the cloud's own word, under our credentials.
 
-A message stays in the queue until its notices are journalled (`acknowledge`), so a daemon that is killed is
-told again when the message's visibility has run out. Messages that are no notice of ours, or that nobody can
-read, are deleted at once and counted: left alone they would come back until the queue forgets them.
-Deletions go in batches of ten.
+A message stays in the queue until its notices are journalled (`acknowledge`), so a daemon that is killed gets
+it again when its visibility has run out. Messages that are no notice of ours, or that cannot be read, are
+deleted at once and counted: left alone they would come back until the queue forgets them. Deletions go in
+batches of ten.
 
 One long poll is always open; when it comes back full, further pollers help until the queue is empty, so a
 thousand warnings at once take about a hundred calls to hear, and a quiet queue six calls a minute. The lane
@@ -107,7 +107,7 @@ class QueueNotices:
     that is not described yet must pass. `reservation_nodes` names our instances in a capacity reservation,
     for events that name only that. Where it raises, the message comes again after its visibility; no other
     waits for it. `wait` and `visibility` are seconds: of one long poll, and until a message that was not
-    acknowledged is told again.
+    acknowledged is yielded again.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class QueueNotices:
         self._polling: list[asyncio.Task[None]] = []
         self._failing_since: float | None = None
         self._messages: dict[str, _Message] = {}  # received, not deleted yet; by message id
-        self._held: dict[_Key, _Held] = {}  # told, not acknowledged yet
+        self._held: dict[_Key, _Held] = {}  # yielded, not acknowledged yet
         self._done: OrderedDict[_Key, None] = OrderedDict()  # acknowledged lately
         self._arrived: deque[Notice] = deque()
         self._wake = asyncio.Event()
@@ -144,7 +144,7 @@ class QueueNotices:
         self._asking: set[asyncio.Task[None]] = set()  # who is in reservations that end
 
     async def stream(self) -> AsyncIterator[Notice]:
-        """Yield notices for ever, those first that were told to an earlier reader and not acknowledged."""
+        """Yield notices for ever, first those that an earlier reader got and did not acknowledge."""
         self._arrived = deque(held.notice for held in self._held.values())
         if not self._polling:
             self._polling = [asyncio.create_task(self._poll(first=n == 0)) for n in range(self._pollers)]
@@ -278,8 +278,8 @@ class QueueNotices:
         known = self._messages.get(identity)
         if known is not None:
             known.receipt = receipt
-            # SQS may deliver twice at once. After the visibility it means that whoever heard it may have
-            # lost it, so it is told again.
+            # SQS may deliver twice at once. After the visibility it means that its reader may have
+            # lost it, so it is yielded again.
             if now - known.told_at >= self._visibility / 2:
                 known.told_at = now
                 self._tell([self._held[key].notice for key in known.waits_for if key in self._held])

@@ -132,7 +132,7 @@ class SpotRequestNotices:
     async def stream(self) -> AsyncIterator[Notice]:
         """Yield each notice when its status first shows, for ever; first what was not acknowledged.
 
-        A look that fails is repeated, with growing pauses; what the pages before the failure told, holds.
+        A look that fails is repeated, with growing pauses; the pages before the failure count.
         """
         for notice in list(self._unacknowledged.values()):
             yield notice
@@ -149,7 +149,7 @@ class SpotRequestNotices:
             pause = min(_LONGEST_PAUSE, pause * 2) if error else _FIRST_PAUSE
 
     async def acknowledge(self, notice: Notice) -> None:
-        """The notice need not be told again. Idempotent."""
+        """The notice is not yielded again. Idempotent."""
         self._unacknowledged.pop(notice.id, None)
 
     def age(self) -> float:
@@ -157,7 +157,7 @@ class SpotRequestNotices:
         return float("inf") if self._looked_at is None else max(0.0, self._clock.now() - self._looked_at)
 
     async def close(self) -> None:
-        """Nothing to release: the calls belong to whoever handed them in."""
+        """Nothing to release: the calls belong to the caller."""
 
     async def _look(self) -> AsyncIterator[Notice]:
         """Read every page; yields what is new."""
@@ -186,7 +186,7 @@ class SpotRequestNotices:
         self._looked_at = self._clock.now()
 
     def _heard(self, status: SpotStatus, now: float) -> Notice | None:
-        """The notice of a status that counts; None when it was told, or is history.
+        """The notice of a status that counts; None when it was yielded, or is history.
 
         Later statuses of the same reclaim (marked, then terminated) say nothing new.
         """

@@ -7,7 +7,7 @@
 | progress | generation_tokens_total; pooling: prompt_tokens_total | n_decode_total |
 | a model it does not have | 404 | served by the one it has |
 | SIGTERM | drains for `--shutdown-timeout` | streams break or hang, and so may the process |
-| ids of tokens | told and taken | not told in streams: what breaks cannot go on elsewhere |
+| ids of tokens | sent and taken | not sent in streams: a broken stream cannot be continued |
 | idle connections | closed after a variable's time | after 5 s, and some after a stream, without a word |
 
 A vLLM that pools and is sent SIGTERM answers all that it holds with a 500 as soon as something comes.

@@ -54,8 +54,8 @@ class Dialect:
     `loading`: what a client meets until the model is loaded. `unready`: what a 503 of `health` says, for
     operators. `measured`: what has to be switched on for its metrics. `full`: the status of a request that
     finds no place. `too_long`: by task, that of an input that the model cannot take, 200 where it is cut.
-    `closes_after`: seconds after which it closes an idle connection whatever it is told; 0 where it keeps
-    it, or for as long as it is told. `load` and `unload`: paths that take an adapter in and out while it
+    `closes_after`: seconds after which it always closes an idle connection; 0 where it keeps
+    it, or for as long as configured. `load` and `unload`: paths that take an adapter in and out while it
     runs, `numbered` that of the adapters that it knows by number; empty where it has none. `own_name`: what
     it calls a model, for an engine that takes no other name.
     """

@@ -14,7 +14,7 @@ from cloud.engines.openai_probe import OpenAiProbe
 from cloud.engines.row import Dialect
 from cloud.ports import EngineCommand, EngineSpec
 
-_TEARDOWN: Final = 30.0  # s: it looks every 5 s whether it was told to end, and waits for its schedulers
+_TEARDOWN: Final = 30.0  # s: it looks every 5 s whether it should end, and waits for its schedulers
 _KEEP_ALIVE: Final = "SGLANG_TIMEOUT_KEEP_ALIVE"  # s for which its server keeps idle connections; 5 by itself
 _HEALTH_GENERATES: Final = "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"
 

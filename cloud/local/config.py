@@ -127,7 +127,7 @@ class Channels:
     metadata: bool = True
     feed_delay: NonNegativeFloat = 0.0
     metadata_delay: NonNegativeFloat = 0.0
-    state_changes: bool = True  # the feed also tells of machines that vanished
+    state_changes: bool = True  # the feed also reports machines that vanished
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 

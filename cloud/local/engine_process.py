@@ -26,7 +26,7 @@ _BEGINNING = 512 * 1024
 class EngineProcess:
     """A running engine: a leader and its process group. `exited` is set when the leader has exited.
 
-    The kernel tells of the exit through a pidfd. A group's number is given to strangers once the group is
+    The kernel reports the exit through a pidfd. A group's number is given to strangers once the group is
     empty, so a group whose leader has gone is ours only while a member lives that was there then.
     """
 

@@ -24,8 +24,8 @@ _TOKEN_SECONDS = 21600
 class LocalEventFeed:
     """Notices from the cloud itself, as EventBridge and a queue give them on AWS.
 
-    Kept by the cloud until acknowledged: a daemon that starts again is told again. One cloud serves several
-    pools; each is told of its own machines, and of those that the cloud does not know.
+    Kept by the cloud until acknowledged: a daemon that starts again gets them again. One cloud serves several
+    pools; each gets the notices of its own machines, and of those that the cloud does not know.
     """
 
     def __init__(self, cloud: LocalCloud, clock: Clock, *, pool: str, name: str = "local-feed") -> None:
@@ -83,7 +83,7 @@ class LocalEventFeed:
 class LocalMetadata:
     """Notices from the metadata service of each watched node, polled every `interval` seconds.
 
-    Only reported, since whoever answers on that address could say anything; but it needs neither the
+    Only reported, since a process on that address could say anything; but it needs neither the
     cloud's API nor its feed, and goes on when both are down. `watch` says which nodes to ask.
     """
 

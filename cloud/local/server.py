@@ -163,7 +163,7 @@ class LocalCloudServer:
         log.info("local_cloud.started", cloud=self._identity.cloud, socket=str(path))
 
     async def stop(self) -> None:
-        """End every running machine and let go of everything. Stopped machines keep their identity."""
+        """End every running machine and release everything. Stopped machines keep their identity."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -183,7 +183,7 @@ def _choices(fields: dict[str, Any]) -> int:
 def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | None:
     """The most tokens to generate, None where a request sets no limit, or one that is no count.
 
-    Of several limits it is the greatest: engines differ in which of them they heed.
+    Of several limits it is the greatest: engines differ in which of them they obey.
     """
     heeded, others = _LIMITS.get(dialect.name, ((), ()))
     said = {name: number(fields[name]) for name in (*heeded, *others) if fields.get(name) is not None}

@@ -200,7 +200,7 @@ class GatewayConfig:
     tls_key_file: Path | None = None
     metrics_listen: HostPort | None = None  # for Prometheus
     poll_interval: float = 0.2  # between looks at the targets files
-    retry_after: int = 2  # s, what a refused client is told to wait
+    retry_after: int = 2  # s, `Retry-After` of a refusal
 
     body_limit: int = 64 * 1024 * 1024
     bodies_limit: int = 512 * 1024 * 1024

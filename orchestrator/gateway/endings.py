@@ -76,7 +76,7 @@ class Unserved(Exception):
 
 
 class Endings:
-    """Makes the last answers. `retry_after`: seconds after which a refused client is told to come again."""
+    """Makes the last answers. `retry_after`: seconds in `Retry-After` of a refusal."""
 
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after

@@ -1,4 +1,4 @@
-"""How an attempt on a target can fail, and how a failure is told apart from an answer."""
+"""How an attempt on a target can fail, and how a failure differs from an answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Failure(StrEnum):
     STALLED = "stalled"  # this answer is silent for too long, whatever else the target does
     DEADLINE = "deadline"  # the request took longer than any may
     MOVED = "moved"  # taken away on purpose, before the target's drain deadline
-    GATEWAY_STOPPING = "gateway_stopping"  # this gateway was told to end at once
+    GATEWAY_STOPPING = "gateway_stopping"  # this gateway must end at once
 
     @property
     def refused(self) -> bool:
@@ -89,7 +89,7 @@ _ENGINE_WORDS = (
 
 
 def told(status: int, body: bytes) -> tuple[int, bytes]:
-    """An engine's error as it should have been told: some tell a request's own fault as theirs, or theirs as
+    """An engine's error with the right status: some report a request's own fault as theirs, or theirs as
     the request's.
 
     llama.cpp (tools/server/server-context.cpp) answers 500 to an input for an embedding that is longer than

@@ -65,7 +65,7 @@ class Inheritance:
                 ) from None
 
     async def is_the_service(self) -> None:
-        """Wait until the predecessor has told the service manager who serves now."""
+        """Wait until the predecessor has named the new main process to the service manager."""
         if self.reply is not None:
             self.reply.setblocking(False)
             with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ class Inheritance:
 
 @contextlib.contextmanager
 def inheritance(environment: MutableMapping[str, str] = os.environ) -> Iterator[Inheritance]:
-    """What this process was given; a predecessor is told of every exception that leaves the block.
+    """What this process was given; a predecessor learns of every exception that leaves the block.
 
     The variables are taken out of the environment. Raises GatewayError for sockets that are of no use here.
     """

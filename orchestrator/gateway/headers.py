@@ -29,7 +29,7 @@ _NOT_FORWARDED = _HOP_BY_HOP | {
     *("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"),
 }
 _NEITHER = _NOT_FORWARDED | {"forwarded", "x-real-ip"}
-"""Nor what tells of origins, from a client that is no proxy of ours."""
+"""Nor headers about origins, from a client that is no proxy of ours."""
 _KEYS = frozenset({"authorization", "x-api-key"})
 """Where clients show theirs."""
 _ORIGIN_PREFIX = "x-forwarded-"
@@ -104,7 +104,7 @@ def _without(headers: MultiMapping[str], names: frozenset[str], *, origins: bool
 
 
 def _peer(request: web.BaseRequest) -> str:
-    """The address of whoever is connected, empty when he is gone."""
+    """The address of the caller, empty when it is gone."""
     found = request.protocol.peername
     text = found[0] if isinstance(found, tuple) else ""
     return text.removeprefix("::ffff:") if "." in text else text.partition("%")[0]

@@ -154,7 +154,7 @@ class Job:
     def body_for(self, entry: Entry, *, spares_usage: bool = False) -> bytes:
         """What is sent to this target; begins a transcript where its stream could be continued.
 
-        It asks for the usage of a stream where its client does not, unless told to spare that.
+        It asks for the usage of a stream where its client does not, unless that is to be left out.
         """
         self.transcript, self.judge, self.nature = None, None, entry.nature
         capability, plan, asked = entry.capability or Capability(), self.plan, self.addressed()
@@ -243,7 +243,7 @@ class Job:
         return None if self.judge is None else self.judge.tokens()
 
     def tokens_so_far(self) -> int:
-        """Tokens that came so far: as they are told, else one for each piece of its stream."""
+        """Tokens that came so far: as reported, else one for each piece of its stream."""
         return self.told_tokens() or (self.meter.pieces if self.judge is None else self.judge.chunks)
 
     def answer_headers(self, headers: CIMultiDict[str], entry: Entry) -> CIMultiDict[str]:

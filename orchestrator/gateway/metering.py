@@ -1,6 +1,6 @@
 """Counts what every request used, once it is over: for its key and model, in metrics and the usage file.
 
-The engine's own count holds, else that of the token ids which it told. Where neither is there, as of an
+The engine's own count holds, else that of the token ids which it sent. Where neither is there, as of an
 answer that its client left, it is an estimate, and marked as one.
 """
 
@@ -101,7 +101,7 @@ def used(job: Job, outcome: Outcome) -> tuple[Usage | None, bool]:
 
 
 def _told(job: Job) -> Usage | None:
-    """What was used of a whole answer, as its engine told it, or by the token ids that it told."""
+    """What was used of a whole answer, as its engine reported it, or by the token ids that it sent."""
     if job.meter.usage is not None:
         return job.meter.usage
     judge, transcript = job.judge, job.transcript

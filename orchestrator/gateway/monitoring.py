@@ -1,6 +1,6 @@
 """Where Prometheus finds the gateway's metrics: a listener apart from that of clients, who need none of them.
 
-It is no part of serving, so its port may be taken: by the gateway before this one, which lets go of it once
+It is no part of serving, so its port may be taken: by the gateway before this one, which frees it once
 this one serves, or by a stranger. It is opened as soon as it can be, and the log says why it is not.
 """
 

@@ -280,7 +280,7 @@ def _session(spec: ProviderSpec) -> aiohttp.ClientSession:
 
     Those that cost a handshake of TLS are kept for a moment. Others are not: who is asked without it is an
     engine, and llama.cpp closes connections after streams without a word, so that the next request on one may
-    be lost, and may not be sent twice, since nobody knows whether it was billed.
+    be lost, and may not be sent twice, since it is not known whether it was billed.
     """
     kept = URL(spec.url).scheme == "https"
     trust = ssl.create_default_context()

@@ -35,7 +35,7 @@ class KeyFile:
             return ""
         try:
             found = os.stat(self.path)
-            if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
+            if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
                 raise NoKey(f"its key file {self.path} is no file")
             seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
             if seen != self._seen:

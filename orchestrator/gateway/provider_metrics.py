@@ -107,7 +107,7 @@ class ProviderMetrics:
         self._over.labels(provider).inc()
 
     def booked(self, provider: str, route: str, model: str, amount: int | None, usage: Usage | None) -> None:
-        """A request was booked at so many picodollars, None for an unknown price; `usage` None: not told."""
+        """A request was booked at `amount` picodollars, None for an unknown price; no `usage`: none reported."""
         whose = provider, route, model
         if amount is None:
             self._unpriced.labels(*whose).inc()

@@ -42,7 +42,7 @@ class Account:
 
 
 class Stake:
-    """What is held for one request. `usage` is what the provider told, None as long as it told nothing.
+    """What is held for one request. `usage` is what the provider reported, None until then.
 
     It counts as owed from `sent` on, unless `refused` says that the provider did not take it.
     """
@@ -112,7 +112,7 @@ class Purse:
 
     @contextmanager
     def at_stake(self, held: Held) -> Iterator[Stake]:
-        """Settle at the end, however it comes: by the usage, else at the most; or let go."""
+        """Settle at the end, however it comes: by the usage, else at the most; or release it."""
         stake = Stake()
         try:
             yield stake

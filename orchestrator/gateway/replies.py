@@ -14,7 +14,7 @@ NODE = "X-Orchestrator-Node"
 BACKEND = "X-Orchestrator-Backend"
 """Which pool, or provider and model, answered where there are routes, as `claude/claude-sonnet-5`."""
 DROPPED = "X-Orchestrator-Dropped"
-"""The fields of the request that this provider was not told, though its answer may depend on them."""
+"""The fields of the request that this provider did not get, though its answer may depend on them."""
 
 
 def error_response(

@@ -125,7 +125,7 @@ class Exchange:
         Only before the first byte to the client. A refused request has cost nothing, as no target worked on
         it: it is bounded by the number of targets, each is tried once between two passed checks; but an
         answer that may be the request's own fault is checked at `max_retries` peers only, unless the request
-        is `sought`: about something that one target has, nobody knows which. A kept connection
+        is `sought`: about something that one target has, which one is not known. A kept connection
         that had been closed is nobody's fault and costs nothing, but needs a request that may run twice.
         Anything else needs that too, takes one of `max_retries`, and is paid for.
         """

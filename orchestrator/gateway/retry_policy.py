@@ -26,7 +26,7 @@ class Tried(Protocol):
 
     @property
     def sought(self) -> bool:
-        """Whether it is about something that one target has, nobody knows which."""
+        """Whether it is about something that one target has, which one is not known."""
 
     def obstacle(self) -> str:
         """Why its stream cannot be continued now; empty when it can."""

@@ -3,7 +3,7 @@
 asyncio counts a connection from the end of its handshake on, waits for that for a minute, and looks at its
 own buffer alone to see whether a client reads. Here a connection is one of the clients' from the moment it is
 accepted, its handshake has a time, what the system has not taken off us is what the client has not read, and
-one that speaks plain HTTP is told so.
+one that speaks plain HTTP gets an answer that says so.
 """
 
 from __future__ import annotations

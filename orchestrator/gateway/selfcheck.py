@@ -72,7 +72,7 @@ class SelfCheck:
 
 
 def _anyone() -> ssl.SSLContext:
-    """TLS with whoever is there."""
+    """TLS without verification: the caller is the listener's own process."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

@@ -70,7 +70,7 @@ class SpendBook:
             raise Unusable(self.trouble) from None
 
     async def _ticket(self, held: asyncio.Future[Ticket]) -> Ticket:
-        """Wait for it. One that came in the instant in which its asker left is let go."""
+        """Wait for it. One that came in the instant in which its asker left is released."""
         try:
             return await held
         except asyncio.CancelledError:
@@ -89,7 +89,7 @@ class SpendBook:
         self._put(Settled(ticket=ticket, amount=amount, usage=usage, estimated=usage is None), None)
 
     def release(self, ticket: Ticket) -> None:
-        """Nothing was sent: let go of what was held."""
+        """Nothing was sent: release what was held."""
         self._put(Settled(ticket=ticket), None)
 
     async def totals(self) -> Totals:
@@ -107,7 +107,7 @@ class SpendBook:
             await asyncio.wait([self._writer])
 
     async def close(self) -> None:
-        """Write what is owed, once more where that failed, and let go of the file."""
+        """Write what is owed, once more where that failed, and close the file."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 await self.settled()
@@ -164,7 +164,7 @@ class SpendBook:
         if held is None:
             return
         if isinstance(result, Ticket):
-            if held.done():  # whoever asked left meanwhile
+            if held.done():  # the asker left meanwhile
                 self.release(result)
             else:
                 held.set_result(result)

@@ -3,8 +3,8 @@
 A gateway and its heir write, the daemon and the command line read. Table `held` has an amount for each
 request in flight, `spent` the sums of each UTC day by provider, route and model, and `spent_by_key` those of
 them that are of a client's key, by key too. A cap is checked against what is held and spent in the
-transaction that holds the amount, so whoever writes, together they never go over it. What a dead process held
-stays, counts in full for its day, and is told as unsettled once it is older than any request lives. WAL with
+transaction that holds the amount, so together the writers never exceed it. What a dead process held
+stays, counts in full for its day, and is shown as unsettled once it is older than any request lives. WAL with
 synchronous=FULL: what was held survives a kill and a power loss.
 
 A pool that is charged for is here as the provider `pool/NAME`: nobody bills for it.
@@ -142,9 +142,9 @@ class Ticket:
 class Settled:
     """What became of a ticket.
 
-    `estimated`: the provider told no usage, and `amount` is what the request may have cost at most. An
+    `estimated`: the provider reported no usage, and `amount` is what the request may have cost at most. An
     `amount` of None: the price is not known. Neither amount, nor usage, nor estimated: nothing was sent, and
-    what was held is let go.
+    what was held is released.
     """
 
     ticket: Ticket

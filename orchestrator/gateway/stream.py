@@ -72,7 +72,7 @@ class StreamJudge:
     This one serves streams whose end the gateway does not know how to prove: they have begun with their
     first event and are whole when they end between two events without an error of the connection. `chunks`
     counts the choices that passed, or events with a part of a response, which is the number of tokens where
-    each token has its own chunk. `usage` is what a whole stream told of its usage, as it came.
+    each token has its own chunk. `usage` is what a whole stream reported, as it came.
     """
 
     def __init__(self) -> None:
@@ -331,7 +331,7 @@ class ResponsesJudge(EventJudge):
     """For `/v1/responses`: whole with `response.completed`, `.incomplete` or `.failed`.
 
     One that failed by the server's own fault is a failure, unless it is `stored`, and the client looks at
-    what became of it. `response_id` is the id that its first event told, empty before.
+    what became of it. `response_id` is the id in its first event, empty before.
     https://platform.openai.com/docs/api-reference/responses-streaming
     """
 

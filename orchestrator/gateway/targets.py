@@ -197,7 +197,7 @@ class TargetTable:
 
     def able_by_build(self, entry: Entry) -> Capability | None:
         """What another target of the same build can do for broken streams: good for a target that has not
-        been asked yet, so that its first streams are recorded too. None where nobody tells."""
+        been asked yet, so that its first streams are recorded too. None where nothing reports it."""
         build = entry.spec.build
         alike = (e.capability for e in self if build and e.spec.build == build)
         return next((can for can in alike if can is not None and can.way is not Way.NONE), None)
@@ -297,7 +297,7 @@ class TargetTable:
         self._changed()
 
     def checked(self, entry: Entry, fault: str, fall: int, *, refused: bool = False) -> bool:
-        """A health check ended; `fault` is empty when it passed, `refused` tells of no connection.
+        """A health check ended; `fault` is empty when it passed, `refused`: there was no connection.
 
         True when the health changed.
 

@@ -44,8 +44,8 @@ class Bootstrap:
         """Whether there is something to change."""
         return any(change.verb in _CHANGES for _, change in self._planned)
 
-    async def apply(self, told: Callable[[Change], None] = lambda _: None) -> None:
-        """Change what the plan says, in its order; `told` hears of each change that was made.
+    async def apply(self, done: Callable[[Change], None] = lambda _: None) -> None:
+        """Change what the plan says, in its order; `done` is called after each change.
 
         Raises CloudError at the first one that fails: what was made stays, and the next run goes on there.
         """
@@ -55,7 +55,7 @@ class Bootstrap:
             if change.verb in _CHANGES:
                 await step.apply()
                 self.done.append(change)
-                told(change)
+                done(change)
 
     async def close(self) -> None:
         """End the threads of the clients. Idempotent."""

@@ -1,4 +1,4 @@
-"""Each part that bootstrap makes: how it is looked at, and how it is made or mended.
+"""Each part that bootstrap makes: how it is read, and how it is made or corrected.
 
 A step's `look` reads and compares, and changes nothing; `apply` does what the last look found. Every call is
 harmless when it is made again: what was made is found by its name, tag or content.

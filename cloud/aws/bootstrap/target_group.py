@@ -1,4 +1,4 @@
-"""The target group: the settings of it that a pool needs, and what its load balancers are told to have.
+"""The target group: the settings of it that a pool needs, and of its load balancers.
 
 Ours to set are the health check, the algorithm and what it excludes, the deregistration delay, and the tag.
 Of the load balancers themselves nothing is changed: others may use them.

@@ -62,7 +62,7 @@ class ClockReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
-    """One action of a policy. `allowed` is None when nobody can say; `detail` says why or what was told."""
+    """One action of a policy. `allowed` is None when it is not known; `detail` quotes the answer."""
 
     action: str
     how: How

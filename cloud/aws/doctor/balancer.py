@@ -1,4 +1,4 @@
-"""A target group as it is, whatever kind of balancer uses it, and the one setting that can be mended.
+"""A target group as it is, whatever kind of balancer uses it, and the one setting that can be fixed.
 
 Source: the ELBv2 API reference (DescribeTargetGroups, DescribeTargetGroupAttributes).
 """

@@ -19,7 +19,7 @@ class Ollama(Shape):
     outlives = True
 
     def gets(self, counts: Counts) -> Mapping[str, Reply]:
-        """See Shape. Nothing tells of its load."""
+        """See Shape. Nothing reports its load."""
         name = self.setup.name
         card = {"id": name, "object": "model", "created": 1755734400, "owned_by": "library"}
         loaded = (

@@ -7,7 +7,7 @@
 * TensorRT-LLM answers 503 on every path until it is ready. SIGTERM: as TGI.
 * When the model's process ends, TEI's and Ollama's servers stay, the others end.
 
-TGI's launcher gives its router so long as it is told; the others wait for their clients without a limit.
+TGI's launcher gives its router as long as configured; the others wait for their clients without a limit.
 """
 
 from __future__ import annotations

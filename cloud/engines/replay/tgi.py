@@ -117,7 +117,7 @@ class Tgi(Shape):
         return rows
 
     def used(self, made: Made) -> list[dict[str, Any]]:
-        """See Shape. A text told it with its last chunk."""
+        """See Shape. A text has it in its last chunk."""
         return super().used(made) if made.chat else []
 
     def broken(self, failed: Failed) -> list[dict[str, Any]]:

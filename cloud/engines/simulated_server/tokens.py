@@ -5,7 +5,7 @@ blank, and last the marks. Prompts become pairs and bytes (about half a token pe
 words, with now and then a two-byte letter split over two tokens, since real tokenizers do that too.
 
 `END_OF_TEXT` and the mark `START` are special: a text does not show them, unless who decodes wants them. The
-other marks (`THINK`, `CALL` and their ends) are text to whoever has no parser for them.
+other marks (`THINK`, `CALL` and their ends) are text to clients without a parser for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Broken streams are finished by another engine, from the token ids that the first one told."""
+"""Broken streams are finished by another engine, from the token ids that the first one sent."""
 
 from orchestrator.gateway.continuation.capability import probe
 from orchestrator.gateway.continuation.kinds import Broken, Capability, Kind, Plan, Way, plan_of

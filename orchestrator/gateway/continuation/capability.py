@@ -8,7 +8,7 @@
 | `POST /v1/chat/completions/render` | `--enable-scale-out`; whether a reasoning parser is at work |
 | `POST /v1/chat/completions/derender` | whether text without markup passes the parsers as it is |
 
-Nothing is generated. The data type of the weights is not told by any route.
+Nothing is generated. No route shows the data type of the weights.
 """
 
 from __future__ import annotations

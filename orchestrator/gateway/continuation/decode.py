@@ -1,4 +1,4 @@
-"""The text of token ids, told by a target's `/detokenize`."""
+"""The text of token ids, from a target's `/detokenize`."""
 
 from __future__ import annotations
 

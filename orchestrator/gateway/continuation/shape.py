@@ -1,4 +1,4 @@
-"""JSON of chunks: how the parts of a continuation are told to the client. Pure."""
+"""JSON of chunks: how the parts of a continuation are sent to the client. Pure."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Continuation:
         """Plain text: the ids go on as a prompt, and the engine's own text is passed on.
 
         Ids behind the last text have shown nothing, since engines hold back what is no whole character: they
-        are generated again, and not told again to a client that asked for ids.
+        are generated again, and not sent again to a client that asked for ids.
         """
         transcript, fields = self._transcript, self._fields
         sampling, limit = await self._sampling()
@@ -165,7 +165,7 @@ class Continuation:
                         return
 
     async def _again(self) -> AsyncGenerator[bytes, None]:
-        """The whole request once more: the client has white space at most, which is not told twice."""
+        """The whole request once more: the client has white space at most, which is not sent twice."""
         transcript = self._transcript
         skip = transcript.length
         transcript.restart()

@@ -36,7 +36,7 @@ class Transcript:
     white space did.
     `finish` is the finish_reason, empty before it came. `fields` are the request's. `dropped` counts ids that
     were generated and are generated again. `asks`: the engine is asked for the usage, which its client did
-    not ask for. `usage` is what an engine told that answered the whole request, as it came.
+    not ask for. `usage` is from an engine that answered the whole request, as it came.
     """
 
     def __init__(self, asked: Asked, plan: Plan, *, asks: bool = False) -> None:
@@ -71,7 +71,7 @@ class Transcript:
 
     @property
     def tokens(self) -> int:
-        """Tokens generated so far, as far as the engine told their ids."""
+        """Tokens generated so far, as far as the engine sent their ids."""
         return len(self.ids)
 
     def take(self, event: bytes, chunk: dict[str, Any]) -> bytes:
@@ -187,7 +187,7 @@ class Transcript:
 
     @property
     def told(self) -> bool:
-        """Whether the answer is whole and `used` is all of it: the engines told the ids of every token."""
+        """Whether the answer is whole and `used` is all of it: the engines sent the ids of every token."""
         return bool(self.finish) and self.prompt is not None and not self._lost
 
     def closing(self) -> bytes:

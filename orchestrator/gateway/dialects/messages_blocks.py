@@ -54,7 +54,7 @@ class _Block:
 class Blocks:
     """Makes the events of all blocks out of pieces of text, thinking and tool calls in the order they come.
 
-    `signature` stands under thinking blocks, where clients expect one. `calls_whole` tells of the calls so
+    `signature` stands under thinking blocks, where clients expect one. `calls_whole` gets the calls so
     far whether all can be run, None while there are none.
     """
 

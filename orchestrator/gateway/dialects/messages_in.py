@@ -317,7 +317,7 @@ def _output(config: Fields) -> Fields:
 
 
 def _thinks(thinking: Fields) -> bool | None:
-    """Whether the model is told to think, None where it is left to the model or its template."""
+    """Whether the model is to think, None where it is left to the model or its template."""
     if not thinking:
         return None
     _only("thinking", thinking, frozenset({"budget_tokens", "display"}))

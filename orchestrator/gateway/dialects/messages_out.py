@@ -198,7 +198,7 @@ def _stop(
 
 def _usage(usage: Any) -> Fields:
     """Tokens. Anthropic's `input_tokens` are those neither read from the prefix cache nor written to it; what
-    the engine does not tell of the cache is left out.
+    the engine does not report of the cache is left out.
     """
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details")

@@ -30,7 +30,7 @@ def wants_translation(asked: Asked) -> bool:
 
 
 def in_words_of(asked: Asked, ranking: Ranking) -> Asked:
-    """The same request for an engine that ranks so; every text is ranked, and none is told again."""
+    """The same request for an engine that ranks so; every text is ranked, and none is repeated."""
     fields = asked.inner or {}
     kept = {name: value for name, value in fields.items() if name not in _OURS}
     texts = [_text(document) for document in _listed(fields.get("documents"))]

@@ -15,7 +15,7 @@ _ID_FIELDS = ("id", "input_file_id", "output_file_id", "error_file_id")
 
 
 def ids_in(asked: Asked, body: bytes) -> list[str]:
-    """The ids that a whole plain answer tells of, itself or the rows of a list; none for other dialects."""
+    """The ids in a whole plain answer, its own or those of the rows of a list; none for other dialects."""
     if asked.dialect.name not in _KEEPING:
         return []
     try:
