@@ -58,40 +58,30 @@ def digest(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """The container that an engine runs in: its image, and what docker or podman is told beside it.
-
-    `runtime`: which of the two, empty for the one that the node has. `args`: flags of ``docker run``.
-    `volumes`: as ``--volume`` takes them, SOURCE:TARGET[:OPTIONS]. `entry`: what starts the engine in the
-    image: "argv" its entry point, which runs the words that it is given; "program" the command's first word,
-    in the place of its entry point; "own" its entry point, which stands for the command's first word.
-    """
+    """The container that an engine runs in."""
 
     image: str
-    runtime: Literal["", "docker", "podman"] = ""
-    args: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = ()
+    runtime: Literal["", "docker", "podman"] = ""  # empty: the one that the node has
+    args: tuple[str, ...] = ()  # flags of ``docker run``
+    volumes: tuple[str, ...] = ()  # as ``--volume`` takes them, SOURCE:TARGET[:OPTIONS]
     entry: Literal["argv", "program", "own"] = "program"
+    """What starts the engine: "argv" the image's entry point, with the whole command as its words; "program"
+    the command's first word, in place of the entry point; "own" the entry point, in place of the command's
+    first word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCommand:
-    """How to start and stop an engine on a node.
+    """How to start and stop an engine on a node. The engine runs in its own process group."""
 
-    `argv` may hold the placeholders ``{host}``, ``{port}`` and, on EC2, ``{gpus}``; `env` is added to the
-    node's environment. The engine runs in its own process group: `stop_signal` (a name such as "SIGTERM")
-    goes to its leader, and after `stop_grace` seconds the whole group is killed. `build` is
-    `EngineSpec.build` of what it starts. `on`: the instance types on which it is started otherwise, and how.
-    `container`: where `argv` runs, None for the node itself; the signal reaches the container's first
-    process, and nothing of the container is left once the engine has ended, however it did.
-    """
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    stop_signal: str = "SIGTERM"
-    stop_grace: float = 30.0
-    build: str = ""
-    on: Mapping[str, EngineCommand] = field(default_factory=dict)
+    argv: tuple[str, ...]  # with the placeholders ``{host}``, ``{port}`` and, on EC2, ``{gpus}``
+    env: Mapping[str, str] = field(default_factory=dict)  # added to the node's environment
+    stop_signal: str = "SIGTERM"  # to the leader of the group, or the first process of the container
+    stop_grace: float = 30.0  # seconds from the signal until the whole group is killed
+    build: str = ""  # `EngineSpec.build` of what it starts
+    on: Mapping[str, EngineCommand] = field(default_factory=dict)  # other commands, by instance type
     container: Container | None = None
+    """Where `argv` runs; None: on the node itself. Nothing of it is left once the engine has ended."""
 
     def at(self, instance_type: str) -> EngineCommand:
         """How it is started on machines of that type, and on no others."""
@@ -300,24 +290,20 @@ Task = Literal["generate", "embed", "rerank"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCapabilities:
-    """What an engine can do, for policies, the gateway and `doctor`.
-
-    `token_ids`: whether a stream tells the id of every token and a prompt may be ids ("exact"), some are
-    left out ("lossy"), or that way is closed ("none"). `adapters`: changed while it runs ("runtime"), chosen
-    by a field of each request among those it started with ("request"), by name among those ("start"), or
-    not at all. `drains`: after the stop signal, requests in flight are answered to their end.
-    `checks_names`: it refuses a model that it does not have, where others answer with the one they have.
-    `besides`: what one that is started for a task does as well.
-    `ran`: what is known of it was seen on the real one, and not only read.
-    """
+    """What an engine can do, for policies, the gateway and `doctor`."""
 
     tasks: frozenset[Task]
     token_ids: Literal["exact", "lossy", "none"] = "none"  # noqa: S105 - of texts
+    """ "exact": a stream has the id of every token and a prompt may be ids; "lossy": some are left out;
+    "none": neither."""
     adapters: Literal["runtime", "request", "start", "none"] = "none"
-    drains: bool = False
-    checks_names: bool = True
+    """Changed while it runs ("runtime"), or those of its start, chosen by a field of each request ("request")
+    or by the model's name ("start")."""
+    drains: bool = False  # after the stop signal, requests in flight are answered to their end
+    checks_names: bool = True  # it refuses a model that it does not have; others answer with their own
     besides: Mapping[Task, frozenset[Task]] = field(default_factory=lambda: MappingProxyType({}))
-    ran: bool = False
+    """What one that is started for a task does as well."""
+    ran: bool = False  # this was seen on the real engine, and not only read
 
     def does(self, task: Task) -> frozenset[Task]:
         """What one that is started for `task` may be asked for."""
@@ -326,23 +312,18 @@ class EngineCapabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine should serve: `args` are the engine's own flags, passed through as they are.
-
-    `drain_budget` and `keep_alive` in seconds: how long requests may finish after a stop, and how long a
-    connection without a request is kept open. `adapters`: files of those that it starts with, in the order of
-    their numbers. `adapter_room`: how many it is to hold at once of those that are loaded while it runs.
-    """
+    """What an engine should serve."""
 
     model: str
     served_name: str
     task: Task = "generate"
-    args: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()  # the engine's own flags, passed through
     env: Mapping[str, str] = field(default_factory=dict)
     executable: str = ""
-    drain_budget: float = 30.0
-    keep_alive: float = 75.0
-    adapters: tuple[str, ...] = ()
-    adapter_room: int = 0
+    drain_budget: float = 30.0  # seconds that requests get to finish after a stop
+    keep_alive: float = 75.0  # seconds that a connection without a request is kept open
+    adapters: tuple[str, ...] = ()  # files of those that it starts with, in the order of their numbers
+    adapter_room: int = 0  # how many it holds at once of those that are loaded while it runs
     container: Container | None = None
 
     def build(self, engine: str) -> str:

@@ -34,19 +34,15 @@ Fault = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """What is wanted of a node's volumes. Nothing is changed of what is empty or 0.
+    """What is wanted of a node's volumes. Nothing is changed of what is empty or 0."""
 
-    `size` is GiB, `throughput` and `initialization_rate` are MiB/s. `type` is one of gp2, gp3, io1, io2.
-    `key` is a KMS key by id, alias or ARN; it encrypts whatever `encrypted` says.
-    """
-
-    size: int = 0
-    type: str = ""
-    throughput: int = 0
+    size: int = 0  # GiB
+    type: str = ""  # gp2, gp3, io1 or io2
+    throughput: int = 0  # MiB/s
     iops: int = 0
-    initialization_rate: int = 0
+    initialization_rate: int = 0  # MiB/s
     encrypted: bool = False
-    key: str = ""
+    key: str = ""  # a KMS key by id, alias or ARN; it encrypts whatever `encrypted` says
 
     def root(self) -> dict[str, str | int]:
         """The fields of the root volume that are wanted, as EC2 names them."""

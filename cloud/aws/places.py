@@ -16,25 +16,19 @@ GENERATION_TAG = "orchestrator:generation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsRegion:
-    """One region of a pool.
-
-    `subnets` maps a zone to the one subnet that launches there use. `template_version` is a number: with
-    "$Latest" the same idempotency token could mean two different launches. `image` overrides the template's
-    AMI. `on_demand_prices` are the user's own USD/h per instance type; they win over the price list. `tags`
-    are the user's own, on what a launch makes.
-
-    Raises ValueError with what is wrong and what to write.
-    """
+    """One region of a pool. Raises ValueError with what is wrong and what to write."""
 
     region: str
-    subnets: Mapping[str, str]
+    subnets: Mapping[str, str]  # by zone: the one subnet that launches there use
     instance_types: tuple[str, ...]
     template: str
     template_version: str
-    image: str = ""
+    """A number: with "$Latest" one idempotency token could mean two different launches."""
+    image: str = ""  # overrides the template's AMI
     engine_port: int = 8000
     on_demand_prices: Mapping[str, float] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    """The user's own USD/h per instance type; they win over the price list."""
+    tags: Mapping[str, str] = field(default_factory=dict)  # the user's own, on what a launch makes
 
     def __post_init__(self) -> None:
         if not self.subnets:

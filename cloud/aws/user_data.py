@@ -174,29 +174,20 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSetup:
-    """What makes an instance a node.
-
-    `command` starts the engine, on `port`, its model at ``{model}`` where `weights` (a path or
-    s3://BUCKET/PREFIX) is given; `secrets` maps variables of its environment to ARNs. `gpus`: how many the
-    engine uses, and `gpus_on` on the instance types where `command` is another one, `vllm`: whether it is
-    vLLM, `size`: about how many bytes it downloads itself, 0 for unknown; all for checks at boot.
-    `local_disk`: whether the machine's own NVMe disks take what is downloaded.
-    `report_url`: where the node's agent reports, empty for no agent; `trusted`: the certificates (PEM) that
-    it trusts there, empty for those of the system.
-    """
+    """What makes an instance a node."""
 
     pool: str
-    command: EngineCommand
-    port: int
-    secrets: Mapping[str, str] = field(default_factory=dict)
-    weights: str = ""
-    gpus: int = 0
-    gpus_on: Mapping[str, int] = field(default_factory=dict)
-    vllm: bool = False
-    size: float = 0.0
-    local_disk: bool = True
-    report_url: str = ""
-    trusted: str = ""
+    command: EngineCommand  # starts the engine, its model at ``{model}`` where `weights` is given
+    port: int  # of the engine
+    secrets: Mapping[str, str] = field(default_factory=dict)  # variables of its environment to ARNs
+    weights: str = ""  # a path or s3://BUCKET/PREFIX
+    gpus: int = 0  # that the engine uses; like the next three for checks at boot
+    gpus_on: Mapping[str, int] = field(default_factory=dict)  # on instance types with another command
+    vllm: bool = False  # whether the engine is vLLM
+    size: float = 0.0  # about how many bytes it downloads itself; 0: unknown
+    local_disk: bool = True  # the machine's own NVMe disks take what is downloaded
+    report_url: str = ""  # where the node's agent reports; empty: no agent
+    trusted: str = ""  # certificates (PEM) that the agent trusts there; empty: those of the system
 
 
 def user_data(setup: NodeSetup) -> bytes:

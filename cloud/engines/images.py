@@ -16,17 +16,12 @@ from cloud.engines.dialect import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """How an engine is shipped in an image.
+    """How an engine is shipped in an image."""
 
-    `name`: the vendor's, without its registry, with a tag of the form that it uses. `entry`: see
-    `cloud.ports.Container`. `program`: what is called in the image, where that is not the usual program.
-    `where`: what says so.
-    """
-
-    name: str
-    entry: Literal["argv", "program", "own"]
-    program: str = ""
-    where: str
+    name: str  # the vendor's, without its registry, with a tag of the form that it uses
+    entry: Literal["argv", "program", "own"]  # see `cloud.ports.Container`
+    program: str = ""  # what is called in the image; empty: the usual program
+    where: str  # what says so
 
 
 IMAGES: Final[Mapping[Kind, Image]] = MappingProxyType(

@@ -37,24 +37,20 @@ _MOST_TICKS = 10_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What the recording does not say.
+    """What the recording does not say. Prices are USD/h."""
 
-    `name` is the set's. Prices are USD/h; None takes what the recording says. `nodes`: in `skypilot`, what a
-    count of 1 stands for; in `aws-price-history`, the nodes taken to be obtainable in each zone. `gap`: s
-    between two ticks made from a price history. `capacity`: `price` means `nodes` while the price is at most
-    `max_price` (None: the on-demand price) and none above it, `synthetic` takes losses from the synthetic
-    market of `seed`. `instance` and `product` choose among the rows of a price history.
-    """
-
-    name: str
-    on_demand_price: float | None = None
-    spot_price: float | None = None
+    name: str  # of the set
+    on_demand_price: float | None = None  # None: as recorded
+    spot_price: float | None = None  # None: as recorded
     nodes: int | None = None
-    gap: float = 300.0
+    """`skypilot`: what a count of 1 stands for; `aws-price-history`: the nodes obtainable in each zone."""
+    gap: float = 300.0  # s between two ticks made from a price history
     capacity: Literal["price", "synthetic"] = "price"
-    max_price: float | None = None
+    """"price": `nodes` while the price is at most `max_price`, none above; "synthetic": losses of the
+    synthetic market of `seed`."""
+    max_price: float | None = None  # None: the on-demand price
     seed: int = 1
-    instance: str | None = None
+    instance: str | None = None  # chooses among the rows of a price history, like `product`
     product: str | None = None
 
 

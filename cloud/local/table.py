@@ -46,13 +46,7 @@ class Reclaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One machine as the cloud knows it.
-
-    `boots_at` is when a pending machine comes up. `spells` are the stretches of market time that are
-    billed, the last one open (end None) while the machine lives and is not stopped. `group` is the process
-    group of its engine and `leader_began` the kernel's start time of the group's leader, which tells a
-    reused number from the real one. `recommended_at` is when rebalancing was recommended.
-    """
+    """One machine as the cloud knows it."""
 
     id: str
     serial: int
@@ -64,14 +58,15 @@ class Machine:
     state: InstanceState
     host: str
     launched_at: float
-    boots_at: float
+    boots_at: float  # when a pending machine comes up
     spells: tuple[tuple[float, float | None], ...]
+    """Stretches of market time that are billed; the last one is open (None) unless it is stopped or ended."""
     ended_at: float | None = None
     reason: str = ""
-    group: int | None = None
-    leader_began: int | None = None
+    group: int | None = None  # process group of its engine
+    leader_began: int | None = None  # the kernel's start time of its leader: a reused number has another
     engine_exit: int | None = None
-    recommended_at: float | None = None
+    recommended_at: float | None = None  # when rebalancing was recommended
     reclaim: Reclaim | None = None
     engine_at: float | None = None  # when its engine was started
     log_from: int = 0  # bytes of its output that were there then

@@ -26,16 +26,13 @@ class CertificateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A pair that works. `context` makes the server's side of connections; `begins` and `expires`, in seconds
-    since the epoch, bound the time in which it holds with the whole chain in its file; `names`: the DNS names
-    and addresses that it is for; `authority`: whose certificate in the chain ends that time before its own
-    would, empty where none does."""
+    """A certificate and its key that work together."""
 
-    context: ssl.SSLContext
-    begins: float
-    expires: float
-    names: tuple[str, ...]
-    authority: str = ""
+    context: ssl.SSLContext  # the server's side of connections
+    begins: float  # seconds since the epoch; valid from here with the whole chain in its file
+    expires: float  # likewise
+    names: tuple[str, ...]  # DNS names and addresses
+    authority: str = ""  # whose certificate in the chain expires first; empty: its own
 
 
 def load(cert_file: Path, key_file: Path) -> Certificate:

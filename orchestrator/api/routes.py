@@ -29,21 +29,16 @@ _LEFT: Final = ("down", "failed", "saturated", "waited")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What is known at one moment.
-
-    `routes`: those that are written in the file. `document`: the gateway's, None where it does not answer,
-    and `error` why; `seen_at`: when it answered last. `days`: the sums that were read last, the newest day
-    first, None before they could be, and `spend_error` why they cannot be read now.
-    """
+    """What is known at one moment."""
 
     at: float
-    routes: tuple[Route, ...]
+    routes: tuple[Route, ...]  # as written in the file
     providers: Mapping[str, ProviderConfig]
-    document: Document | None
+    document: Document | None  # the gateway's; None: it does not answer, `error` says why
     error: str
-    seen_at: float | None
-    days: Sequence[Totals] | None
-    spend_error: str
+    seen_at: float | None  # when it answered last
+    days: Sequence[Totals] | None  # sums as read last, the newest day first; None: not read yet
+    spend_error: str  # why they cannot be read now
 
     @property
     def rows(self) -> Mapping[str, RouteRow]:

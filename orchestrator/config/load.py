@@ -46,23 +46,18 @@ _S = TypeVar("_S", bound=Section)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A configuration that has passed every check. All paths are ready to use.
-
-    `gateway` holds what the gateway's process goes by, each pool's own table what it does with that pool,
-    what it has from [gateway] included. `path` is the file it came from, None when it was built in memory;
-    `source` knows its lines. `warnings` are doubtful settings that do not stop the daemon.
-    """
+    """A configuration that has passed every check. All paths are ready to use."""
 
     daemon: DaemonConfig
-    pools: Mapping[str, PoolConfig]
-    gateway: SharedGatewayTable = field(default_factory=SharedGatewayTable)
+    pools: Mapping[str, PoolConfig]  # each with what it has from [gateway]
+    gateway: SharedGatewayTable = field(default_factory=SharedGatewayTable)  # of the gateway's process
     providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
     routes: tuple[RouteConfig, ...] = ()
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     cost: CostConfig = field(default_factory=CostConfig)
-    path: Path | None = None
-    warnings: tuple[Problem, ...] = ()
-    source: Source = _IN_MEMORY
+    path: Path | None = None  # its file; None: built in memory
+    warnings: tuple[Problem, ...] = ()  # doubtful settings that do not stop the daemon
+    source: Source = _IN_MEMORY  # knows its lines
 
     def problem(self, path: Sequence[str | int], text: str) -> Problem:
         """A fault of the key at `path`, with its place in the file."""

@@ -17,16 +17,13 @@ from orchestrator.config.types import Section, written
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One key. `path` is where a file has it, `source` where it is written if elsewhere, `identity` what it
-    is known by in any file. `field` describes it, `value` is in base units: seconds, fractions, dollars,
-    bytes.
-    """
+    """One key."""
 
-    path: Key
-    source: Key
-    identity: Key
-    field: FieldInfo
-    value: object
+    path: Key  # where a file has it
+    source: Key  # where it is written, if elsewhere
+    identity: Key  # the same in every file
+    field: FieldInfo  # describes it
+    value: object  # in base units: seconds, fractions, dollars, bytes
 
     @property
     def text(self) -> str:

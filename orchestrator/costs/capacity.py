@@ -44,15 +44,13 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a plan is asked for. `headroom`: share of a unit that stays free. `weekly`: a factor of growth in
-    place of the measured one. `rate`: tokens/s of a unit in place of what is known. `ahead`: hours from now
-    at which the week begins that is shown. `prices`: USD/h of nodes on demand, by type."""
+    """What a plan is asked for."""
 
-    headroom: float = 0.3
-    weekly: float | None = None
-    rate: float | None = None
-    ahead: int = 0
-    prices: Mapping[str, float] = field(default_factory=dict)
+    headroom: float = 0.3  # share of a unit that stays free
+    weekly: float | None = None  # growth factor in place of the measured one
+    rate: float | None = None  # tokens/s of a unit in place of what is known
+    ahead: int = 0  # hours from now until the week that is shown begins
+    prices: Mapping[str, float] = field(default_factory=dict)  # USD/h of nodes on demand, by type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

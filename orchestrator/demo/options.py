@@ -12,23 +12,17 @@ PROVIDER = "api"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """The options of the demo; the command line checks their ranges.
+    """The options of the demo; the command line checks their ranges."""
 
-    `duration` is seconds of real time, `speed` how many seconds of the spot market pass in one of them.
-    `rate` is requests per second, `kills` how many engines are killed besides what is taken. `trace` is a
-    directory in the spotset/1 format; None plays a synthetic market that follows `seed`. `state_dir` None
-    means a temporary directory; it is removed at the end unless `keep`.
-    """
-
-    duration: float = 50.0
+    duration: float = 50.0  # seconds of real time
     seed: int = 1
     nodes: int = 10
-    speed: float = 20.0
+    speed: float = 20.0  # seconds of the spot market in a second
     engine: Literal["simulated", "vllm", "llamacpp"] = "simulated"
-    trace: Path | None = None
-    rate: float = 20.0
-    kills: int = 0
+    trace: Path | None = None  # directory in the spotset/1 format; None: a synthetic market of `seed`
+    rate: float = 20.0  # requests per second
+    kills: int = 0  # engines killed beside the reclaims
     output: Literal["table", "json"] = "table"
-    state_dir: Path | None = None
+    state_dir: Path | None = None  # None: a temporary directory, removed at the end unless `keep`
     keep: bool = False
     quiet: bool = False

@@ -45,23 +45,17 @@ class SceneError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cast:
-    """What the nodes run, and what can be asked of it on a machine that plays all of them.
-
-    `engine`: lines of its table. `provider`: the command of the server that plays an API outside, `speaks`
-    its kind; there is no second pool without it. `continues`: another node can go on with a stream.
-    `tokens`, `streamed`: least and most tokens of answers. `drills`: nodes that are taken with notice. The
-    other times in seconds.
-    """
+    """What the nodes run, and what can be asked of a machine that plays all of them. Times in seconds."""
 
     model: str
     served_name: str
-    engine: tuple[str, ...]
-    provider: tuple[str, ...] = ()
-    speaks: str = "openai"
-    continues: bool = True
-    tokens: tuple[int, int]
-    streamed: tuple[int, int]
-    drills: int = 8
+    engine: tuple[str, ...]  # lines of its table
+    provider: tuple[str, ...] = ()  # command of the server that plays an API; none: no second pool either
+    speaks: str = "openai"  # kind of that API
+    continues: bool = True  # another node can go on with a stream
+    tokens: tuple[int, int]  # least and most of plain answers
+    streamed: tuple[int, int]  # least and most of streams
+    drills: int = 8  # nodes that are taken with notice
     start_timeout: float = 90.0
     boot_timeout: int = 60
     probe_timeout: int = 2
@@ -71,12 +65,7 @@ class _Cast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """Where everything of one demo is.
-
-    `provider`: the command that plays an API outside, none without one; `chats`: it knows nothing else.
-    `model`, `small`: what requests for the first and for the second pool ask for, empty without a second.
-    `continues`: a stream that loses its node can go on at another.
-    """
+    """Where everything of one demo is."""
 
     directory: Path
     config: Path
@@ -85,16 +74,16 @@ class Scene:
     cloud_socket: Path
     gateway_socket: Path
     url: str
-    model: str
+    model: str  # of requests for the first pool
     tokens: tuple[int, int]
     streamed: tuple[int, int]
     notice_s: float
     drills: int
     start_timeout: float
-    provider: tuple[str, ...] = ()
-    chats: bool = False
-    small: str = ""
-    continues: bool = True
+    provider: tuple[str, ...] = ()  # command that plays an API; empty: none
+    chats: bool = False  # that API has chat only
+    small: str = ""  # model of requests for the second pool; empty: there is none
+    continues: bool = True  # a stream that loses its node can go on at another
 
 
 def build(options: DemoOptions, directory: Path) -> Scene:

@@ -41,15 +41,13 @@ _ADVICE: Mapping[Trouble, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back for a question after models. `status` 0: nothing did, for `trouble`, which `said`
-    describes. `models`: those that it lists, None where it does not list any. `skew`: seconds by which the
-    clock there is ahead of ours, None where it tells no time."""
+    """What came back for a question after models."""
 
-    status: int
-    said: str = ""
+    status: int  # 0: nothing came, for `trouble`
+    said: str = ""  # describes the trouble
     trouble: Trouble = Trouble.OTHER
-    models: frozenset[str] | None = None
-    skew: float | None = None
+    models: frozenset[str] | None = None  # None: it lists none
+    skew: float | None = None  # seconds by which its clock is ahead of ours; None: it gives no time
 
 
 def reached(url: str, answer: Answer, *, key: str | None) -> Findings:

@@ -39,18 +39,13 @@ def addressed(asked: Asked, held: Held | None, gate: PoolGate) -> Asked:
 
 @dataclass(slots=True)
 class Use:
-    """What was asked of one adapter since this process began.
+    """What was asked of one adapter since this process began."""
 
-    `asked`: requests; `tokens`: of their prompts and answers; `cold`: requests that found it on no target;
-    `lacking`: requests that a target refused since it did not know it. `cold_at`: when the last one found it
-    on none.
-    """
-
-    asked: int = 0
-    tokens: int = 0
-    cold: int = 0
-    lacking: int = 0
-    cold_at: float | None = None
+    asked: int = 0  # requests
+    tokens: int = 0  # of their prompts and answers
+    cold: int = 0  # requests that found it on no target
+    lacking: int = 0  # requests that a target refused since it did not know it
+    cold_at: float | None = None  # when a request last found it on no target
 
 
 class Adapters:

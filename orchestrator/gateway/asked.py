@@ -41,30 +41,24 @@ _MODEL_FIELD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, read once.
-
-    `path` is as the client sent it, without the `query`. `raw` is the body as it came, `inner` what goes to
-    the engine as JSON in OpenAI's form, None where the body is no JSON object; `inner_path` where it goes,
-    with the query. `model` is empty where none is named. `choices` are the answers asked for: n for each
-    prompt. `repeatable`: it may run twice. `stored` is the id of a thing that only the node which made it
-    has. `unfit` is why no engine can have it, as its dialect has to be translated for one, and says something
-    that OpenAI's has no words for; None where it can.
-    """
+    """A request, read once."""
 
     dialect: Dialect
-    path: str
+    path: str  # as the client sent it, without the query
     query: str
-    raw: bytes
+    raw: bytes  # the body as it came
     inner: dict[str, Any] | None
-    inner_path: str
-    model: str
+    """What goes to the engine, JSON in OpenAI's form; None where the body is no JSON object."""
+    inner_path: str  # where it goes, with the query
+    model: str  # empty where none is named
     stream: bool
-    choices: int
+    choices: int  # answers asked for: n for each prompt
     max_tokens: int | None
     tools: bool
-    repeatable: bool
-    stored: str | None
+    repeatable: bool  # it may run twice
+    stored: str | None  # id of a thing that only the node which made it has
     unfit: Unfit | None = None
+    """Why no engine can have it: it says something that OpenAI's form has no words for."""
 
     @property
     def texts(self) -> int:

@@ -32,82 +32,60 @@ class GatewayError(Exception):
 class PoolGate:
     """How the gateway treats one pool. Durations are seconds, sizes bytes, shares fractions.
 
-    `name`: only target sets of this pool are taken; empty takes any. `served`: the name under which its
-    engines serve the model, `adapters` those of the adapters that each of them serves beside it, `loaded`
-    those of the adapters that a target has when the target set says so; `numbered`: their engines know those
-    by numbers and apply them to every request that does not say otherwise (llama.cpp). `tasks`: what
-    these do.
-    `tells_ids`: whether their streams tell the id of every token: others are not continued, whatever an
-    engine answers to questions. `ranking`: how they are asked for the order of texts, where that is in other
-    words than clients have.
-
-    Timeouts. `connect_timeout`: to open a connection to a target. A target that is silent for
-    `health_timeout` and fails or leaves a check unanswered is lost: what it holds goes on elsewhere.
-    `first_token_timeout`: from sending a streaming request to its first token, while its target brings
-    nothing to others either. A stream that is silent for `stall_factor` times the mean gap of its target,
-    `stall_least` at least, goes on elsewhere where that is possible; after `idle_timeout` it does or ends.
-    `answer_timeout` and `stream_timeout`: longest life of a plain and of a streaming request.
-
-    Retries. `max_retries`: how often a request that a target may have worked on is sent again; those that
-    it refused do not count. `retry_budget`: retries allowed per request served, over time;
-    `retry_reserve`: retries that may be saved up. What one target held when it was lost costs one together.
-    `no_target_wait`: how long a request waits while no target can be hoped for. `breaker_open`: how long a
-    target that failed `breaker_failures` requests in a row is left alone, twice as long each time, up to
-    `breaker_longest`.
-
-    Broken streams. `continuation`: "on" continues them on another target that serves the same, also where
-    the rest cannot be exactly what the first would have said; "exact" only where it can; "off" never.
-    Streams that would outlive the drain deadline of their target move `drain_margin` before it.
-
-    `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue. `charge`: what
-    its tokens cost keys with dollars a day, None for nothing.
-
     Raises GatewayError when a value makes no sense.
     """
 
     targets_file: Path
-    name: str = ""
-    served: str = ""
-    adapters: tuple[str, ...] = ()
-    loaded: tuple[str, ...] = ()
+    name: str = ""  # only target sets of this pool are taken; empty: any
+    served: str = ""  # the name of the model at its engines
+    adapters: tuple[str, ...] = ()  # names of adapters that every engine serves
+    loaded: tuple[str, ...] = ()  # names of adapters that a target has when the target set says so
     numbered: bool = False
+    """Engines know adapters by number and apply all of them unless a request says otherwise (llama.cpp)."""
     tasks: frozenset[Task] = ANY_TASK
-    tells_ids: bool = True
-    ranking: Ranking | None = None
+    tells_ids: bool = True  # streams have the id of every token; without them no stream is continued
+    ranking: Ranking | None = None  # how engines are asked to order texts, where clients ask in another form
 
     health_path: str = "/health"
     health_interval: float = 0.3  # between checks of a target that owes answers and is silent; else three
     health_timeout: float = 4.4
+    """A target that is silent for so long and fails a check, or leaves it unanswered, is lost: its requests
+    go to another one."""
     health_fall: int = 2  # failed checks in a row before a target counts as unhealthy
 
     queue_limit: int = 1024
     queue_deadline: float = 30.0
-    no_target_wait: float = 1.0
-    max_in_flight: int = 512
+    no_target_wait: float = 1.0  # how long a request waits while no target can be hoped for
+    max_in_flight: int = 512  # requests per target and unit; more wait in the queue
     tokens_in_flight: int = 0  # per target and unit, of requests and what they may bring; 0: not counted
 
     connect_timeout: float = 2.0
     first_token_timeout: float = 60.0
-    answer_timeout: float = 600.0
-    stream_timeout: float = 3600.0
+    """From sending a streaming request to its first token, while its target is silent to others too."""
+    answer_timeout: float = 600.0  # longest life of a plain request
+    stream_timeout: float = 3600.0  # longest life of a stream
     stall_factor: float = 20.0
-    stall_least: float = 15.0
-    idle_timeout: float = 60.0
+    """A stream that is silent for so many times the mean gap of its target is continued elsewhere, where
+    that is possible."""
+    stall_least: float = 15.0  # shortest such silence
+    idle_timeout: float = 60.0  # after this silence a stream is continued elsewhere, or ends
     continuation: str = "on"
-    drain_margin: float = 10.0
+    """"on" continues broken streams on another target that serves the same, also inexactly; "exact" only
+    where the rest is what the first target would have sent; "off" never."""
+    drain_margin: float = 10.0  # streams move so long before the drain deadline of their target
 
-    max_retries: int = 2
-    retry_budget: float = 0.2
-    retry_reserve: int = 200
+    max_retries: int = 2  # of a request that a target may have worked on; refused ones do not count
+    retry_budget: float = 0.2  # retries per request served, over time; the loss of one target costs one
+    retry_reserve: int = 200  # retries that may be saved up
     breaker_failures: int = 3  # failures in a row that open a target's circuit breaker
-    breaker_open: float = 1.0  # time an open breaker keeps requests away before it lets one probe pass
+    breaker_open: float = 1.0  # first time that it stays open; doubled each time
     breaker_longest: float = 60.0
 
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
     api_key: str | None = field(default=None, repr=False)
-    """What nodes are shown instead of the client's key. None: that is passed on, unless the gateway asks
-    clients for keys of its own."""
-    charge: Rates | None = None
+    """Sent to nodes in place of the client's key. None: that is passed on, unless the gateway has keys of
+    its own for clients."""
+    charge: Rates | None = None  # what its tokens cost keys with dollars a day; None: nothing
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -136,82 +114,62 @@ class PoolGate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSpec:
-    """An API outside. Durations are seconds; money is in picodollars (1e-12 USD).
-
-    `kind` names the wire format: "openai" or "anthropic". `url` has no trailing slash. `api_version` and
-    `sampling` (whether temperature, top_p and top_k may be sent) are Anthropic's. `usd_per_day_pico` is the
-    most that may be spent there in a day (UTC), None for no cap. `in_flight`: requests that it may hold;
-    `retries`: how often one is sent again on 429, 529 and 5xx. `ca_file`: certificates trusted besides the
-    system's. `allow_http`: the url may be plain http elsewhere than on the loopback. `api_key_file` is read
-    again when it changes; a relative one is looked up in `$CREDENTIALS_DIRECTORY`; None for no key. `prices`
-    by model come before the public list, where `listed_as` names the provider that the url does not tell.
-    """
+    """An API outside. Durations are seconds; money is in picodollars (1e-12 USD)."""
 
     name: str
-    kind: str
-    url: str
+    kind: str  # the wire format: "openai" or "anthropic"
+    url: str  # without a trailing slash
     api_key_file: Path | None = None
-    api_version: str = "2023-06-01"
-    sampling: bool = False
-    usd_per_day_pico: int | None = None
-    in_flight: int = 64
+    """Read again when it changes; a relative path is in `$CREDENTIALS_DIRECTORY`. None: no key."""
+    api_version: str = "2023-06-01"  # Anthropic's
+    sampling: bool = False  # whether temperature, top_p and top_k may be sent to Anthropic
+    usd_per_day_pico: int | None = None  # cap of a day (UTC); None: no cap
+    in_flight: int = 64  # requests at a time
     connect_timeout: float = 3.0
     first_token_timeout: float = 30.0
     answer_timeout: float = 600.0
-    retries: int = 2
-    ca_file: Path | None = None
-    allow_http: bool = False
+    retries: int = 2  # of a request, on 429, 529 and 5xx
+    ca_file: Path | None = None  # certificates trusted besides the system's
+    allow_http: bool = False  # plain http is allowed beyond the loopback
     prices: Mapping[str, OwnPrice] = field(default_factory=lambda: MappingProxyType({}))
-    listed_as: str = ""
+    """By model; they come before the public list."""
+    listed_as: str = ""  # the provider's name in the public list, where its url does not give it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """Everything one gateway process needs to know. Durations are seconds, sizes bytes.
 
-    `pools` by file order, `routes` as written (the implicit ones of pools are not among them), `providers`
-    by name. `default_route` is the model of requests that name none; `spend_file` keeps what was spent at
-    providers, `usage_file` what every key used; None: nothing is kept. `keys_file` holds the keys of clients,
-    None where they need none. `tls_cert_file` and `tls_key_file`: what clients are shown, None for plain
-    HTTP.
-
-    Limits. `body_limit`: largest request body. `bodies_limit`: all that are held at one time.
-    `body_timeout`: longest silence inside a body, `body_rate`: bytes a second that it must have on the whole
-    once that is over. `answer_limit`: largest plain answer held back for a retry; a longer one is passed
-    through. `connection_limit`: connections that clients may hold. `head_limit`: largest head of a request,
-    `head_timeout`: for all of it. `unread_timeout`: how long a client may leave an answer unread,
-    `unread_limit`: what all clients together may leave unread.
-
     Raises GatewayError when a value makes no sense.
     """
 
     socket: Path
-    pools: tuple[PoolGate, ...] = ()
-    routes: tuple[Route, ...] = ()
-    providers: Mapping[str, ProviderSpec] = field(default_factory=lambda: MappingProxyType({}))
-    default_route: str = ""
-    spend_file: Path | None = None
-    usage_file: Path | None = None
-    keys_file: Path | None = None
+    pools: tuple[PoolGate, ...] = ()  # in the order of the file
+    routes: tuple[Route, ...] = ()  # as written, without the implicit ones of pools
+    providers: Mapping[str, ProviderSpec] = field(default_factory=lambda: MappingProxyType({}))  # by name
+    default_route: str = ""  # the model of requests that name none
+    spend_file: Path | None = None  # what was spent at providers; None: not kept
+    usage_file: Path | None = None  # what every key used; None: not kept
+    keys_file: Path | None = None  # keys of clients; None: they need none
 
     host: str = "127.0.0.1"
     port: int = 8000
-    tls_cert_file: Path | None = None
+    tls_cert_file: Path | None = None  # None: plain HTTP
     tls_key_file: Path | None = None
     metrics_listen: HostPort | None = None  # for Prometheus
     poll_interval: float = 0.2  # between looks at the targets files
     retry_after: int = 2  # s, `Retry-After` of a refusal
 
-    body_limit: int = 64 * 1024 * 1024
-    bodies_limit: int = 512 * 1024 * 1024
-    body_timeout: float = 30.0
-    body_rate: int = 16 * 1024
-    answer_limit: int = 32 * 1024 * 1024
-    connection_limit: int = 16_384
-    head_limit: int = 64 * 1024
-    head_timeout: float = 10.0
-    unread_timeout: float = 60.0
-    unread_limit: int = 256 * 1024 * 1024
+    body_limit: int = 64 * 1024 * 1024  # largest request body
+    bodies_limit: int = 512 * 1024 * 1024  # all bodies held at a time
+    body_timeout: float = 30.0  # longest silence inside a body
+    body_rate: int = 16 * 1024  # bytes a second that a body must have on average after `body_timeout`
+    answer_limit: int = 32 * 1024 * 1024  # largest plain answer held for a retry; longer ones pass through
+    connection_limit: int = 16_384  # connections of clients
+    head_limit: int = 64 * 1024  # largest head of a request
+    head_timeout: float = 10.0  # for a whole head
+    unread_timeout: float = 60.0  # how long a client may leave an answer unread
+    unread_limit: int = 256 * 1024 * 1024  # what all clients together may leave unread
     allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
     trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-* is believed
 

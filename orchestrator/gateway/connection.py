@@ -42,16 +42,12 @@ _BOUNDLESS = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Sizes in bytes, times in seconds, rates in bytes a second.
+    """Limits of a connection: sizes in bytes, times in seconds, rates in bytes a second."""
 
-    `head`: largest request line and fields together, `head_time`: for all of them. `unread_time`: how long a
-    part of an answer may lie here until the client reads it, with a second more for each `unread_rate` bytes.
-    """
-
-    head: int
-    head_time: float
-    unread_time: float
-    unread_rate: int
+    head: int  # request line and fields together
+    head_time: float  # for all of them
+    unread_time: float  # how long a part of an answer may lie here until the client reads it
+    unread_rate: int  # a second more for each so many bytes
 
 
 class Unread:

@@ -107,7 +107,7 @@ class ProviderMetrics:
         self._over.labels(provider).inc()
 
     def booked(self, provider: str, route: str, model: str, amount: int | None, usage: Usage | None) -> None:
-        """A request was booked at `amount` picodollars, None for an unknown price; no `usage`: none reported."""
+        """A request was booked. `amount`: picodollars, None where unknown; `usage`: None where unknown."""
         whose = provider, route, model
         if amount is None:
             self._unpriced.labels(*whose).inc()

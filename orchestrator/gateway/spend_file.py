@@ -163,27 +163,22 @@ Change = Claim | Settled
 
 @dataclass(slots=True, kw_only=True)
 class Line:
-    """A day's sums for one provider, route and model: picodollars, requests, tokens; of one key where `key`
-    names it, else of all requests.
-
-    `held` for requests in flight, `unsettled` of it for those that are over and were never settled, since the
-    gateway died; `estimated` counts requests settled at their most, `unpriced` those without a known price.
-    """
+    """A day's sums for one provider, route and model: picodollars, requests, tokens."""
 
     provider: str
     route: str
     model: str
     amount: int = 0
     requests: int = 0
-    estimated: int = 0
-    unpriced: int = 0
+    estimated: int = 0  # requests settled at their most
+    unpriced: int = 0  # requests without a known price
     fresh: int = 0
     cached: int = 0
     written: int = 0
     output: int = 0
-    held: int = 0
-    unsettled: int = 0
-    key: str = ""
+    held: int = 0  # for requests in flight
+    unsettled: int = 0  # part of `held`: requests that are over, whose gateway died
+    key: str = ""  # empty: of all keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,11 +93,7 @@ class Closable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything outside that one pool's loop talks to. `metadata` gets the nodes to watch; `agents` is
-    one of the `notices` and takes reports on a listener of its own; `exporter` reads GPUs where agents are
-    silent; `starts` reports their starts; `owned` is what sources of notices ask whether a machine may be
-    the pool's; `others` are closed with the ports and not used otherwise; `leave` is called once the pool is
-    being removed."""
+    """Everything outside that one pool's loop talks to."""
 
     instances: Instances
     offerings: Offerings
@@ -105,13 +101,13 @@ class Ports:
     balancers: tuple[LoadBalancer, ...]
     engine: Engine
     command: EngineCommand
-    metadata: LocalMetadata | None = None
-    agents: AgentReceiver | None = None
-    exporter: GpuExporter | None = None
-    starts: Starts | None = None
-    owned: Owned = field(default_factory=Owned)
-    others: tuple[Closable, ...] = ()
-    leave: Callable[[], None] = lambda: None
+    metadata: LocalMetadata | None = None  # gets the nodes to watch
+    agents: AgentReceiver | None = None  # one of `notices`, with a listener of its own for reports
+    exporter: GpuExporter | None = None  # reads GPUs where agents are silent
+    starts: Starts | None = None  # reports starts of nodes
+    owned: Owned = field(default_factory=Owned)  # whether a machine may be the pool's, for sources of notices
+    others: tuple[Closable, ...] = ()  # closed with the ports, not used otherwise
+    leave: Callable[[], None] = lambda: None  # called once the pool is being removed
 
     async def machines(self, pool: str, within: float) -> Sequence[Instance] | None:
         """What the cloud lists now; None when not every region answers within so many seconds."""

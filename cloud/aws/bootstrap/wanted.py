@@ -54,30 +54,24 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a pool needs in one region.
-
-    `queue`: the URL of the queue that the configuration names, empty for none yet. `groups`: security groups
-    of the nodes; without any, `make_group` says whether one is made that opens `ports` to `allow_from`
-    (security groups, or networks). `profile`: the instance profile, empty for none. `idle_timeout`: seconds
-    that the configuration says of the load balancer. `key_name`: the key pair, empty for none.
-    """
+    """What a pool needs in one region."""
 
     pool: str
     region: str
     subnets: tuple[str, ...]
     template: str
     image: str
-    profile: str
-    groups: tuple[str, ...]
-    make_group: bool
-    allow_from: tuple[str, ...]
+    profile: str  # the instance profile; empty: none
+    groups: tuple[str, ...]  # security groups of the nodes
+    make_group: bool  # without `groups`: make one
+    allow_from: tuple[str, ...]  # security groups or networks to which the one that is made opens `ports`
     ports: tuple[int, ...]
     user_data: bytes
-    queue: str = ""
+    queue: str = ""  # URL of the queue in the configuration; empty: none yet
     target_group: str = ""
-    idle_timeout: float = 60.0
+    idle_timeout: float = 60.0  # of the load balancer, as configured, in seconds
     disk: Disk = field(default_factory=Disk)
-    key_name: str = ""
+    key_name: str = ""  # the key pair; empty: none
     user_tags: Mapping[str, str] = field(default_factory=dict)
 
     @property

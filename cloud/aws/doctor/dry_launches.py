@@ -30,16 +30,15 @@ _PATIENCE: Final = 8  # such answers to one launch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryLaunch:
-    """One launch that was tried. `error` is what EC2 said, `code` its code and `word` the class of the port's
-    error (`CloudError.word`); all are empty when it would have begun. `refused`: it is not permitted."""
+    """One launch that was tried. `code`, `error` and `word` are empty when it would have begun."""
 
     instance_type: str
     market: Market
     zone: str
-    code: str = ""
-    error: str = ""
-    word: str = ""
-    refused: bool = False
+    code: str = ""  # of EC2's error
+    error: str = ""  # what EC2 said
+    word: str = ""  # class of the port's error (`CloudError.word`)
+    refused: bool = False  # it is not permitted
 
 
 class DryLaunches:

@@ -20,18 +20,16 @@ _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateFacts:
-    """One version of a launch template. `tokens` is MetadataOptions.HttpTokens, empty when it is not said;
-    `interfaces` and `market`: it says something of network interfaces or of the market; `key_pair` is its
-    name, `devices` are its block device mappings."""
+    """One version of a launch template."""
 
     image: str
-    tokens: str
+    tokens: str  # MetadataOptions.HttpTokens; empty: not set
     groups: tuple[str, ...]
-    interfaces: bool
-    market: str
+    interfaces: bool  # it sets network interfaces
+    market: str  # the market that it sets
     profile: str
     key_pair: str = ""
-    devices: Devices = ()
+    devices: Devices = ()  # block device mappings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

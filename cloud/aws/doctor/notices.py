@@ -20,16 +20,15 @@ _RESHAPING = ("Input", "InputPath", "InputTransformer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFacts:
-    """A queue. `policy` is None when it has none or one that is not JSON; `retention` is seconds; `key` is
-    the KMS key that encrypts it, empty for SQS's own; `redrives` says that a dead-letter queue takes over."""
+    """A queue."""
 
     url: str
     arn: str
-    policy: Mapping[str, Any] | None
-    retention: float
+    policy: Mapping[str, Any] | None  # None: none, or one that is not JSON
+    retention: float  # seconds
     waiting: int
-    key: str
-    redrives: bool
+    key: str  # the KMS key that encrypts it; empty: SQS's own
+    redrives: bool  # a dead-letter queue takes over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,24 +45,19 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """How the engine was started: its model, the name that it goes by, and its limits.
-
-    `most_running` requests run at once, `most_waiting` wait beside them at most (None: any number), `context`
-    is the model's tokens, `most_batched` the inputs of one request (None: any). `cuts`: it shortens what is
-    too long.
-    """
+    """How the engine was started."""
 
     model: str
-    name: str
+    name: str  # of the model, for clients
     task: str
     host: str
     port: int
     key: str = ""
-    most_running: int = 8
-    most_waiting: int | None = None
-    context: int = 2048
-    most_batched: int | None = None
-    cuts: bool = False
+    most_running: int = 8  # requests that run at once
+    most_waiting: int | None = None  # requests that wait besides; None: any number
+    context: int = 2048  # of the model, in tokens
+    most_batched: int | None = None  # inputs of one request; None: any number
+    cuts: bool = False  # it shortens what is too long
     grace: float | None = None
 
 

@@ -41,15 +41,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
-    """One checked request for text: `n` outputs for each of the prompts, which are token ids, given as such
-    by the client with `by_ids`. `max_tokens` fits into the context. `logprobs` is the number of
-    alternatives wanted, None for no log probabilities. `structured` is what vLLM calls structured outputs.
-    """
+    """One checked request for text: `n` outputs for each prompt."""
 
     model: str
-    prompts: tuple[tuple[int, ...], ...]
-    by_ids: bool
-    max_tokens: int
+    prompts: tuple[tuple[int, ...], ...]  # token ids
+    by_ids: bool  # the client gave them as ids
+    max_tokens: int  # fits into the context
     n: int = 1
     stream: bool = False
     include_usage: bool = False
@@ -58,8 +55,8 @@ class InferenceRequest:
     seed: int | None = None
     stops: tuple[str, ...] = ()
     stops_included: bool = False
-    logprobs: int | None = None
-    structured: Mapping[str, Any] | None = None
+    logprobs: int | None = None  # alternatives wanted; None: no log probabilities
+    structured: Mapping[str, Any] | None = None  # what vLLM calls structured outputs
     parsing: Parsing = field(default_factory=Parsing)
 
     @property

@@ -32,17 +32,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The kind of a request; `parser` says that its answer may hold tool calls.
-
-    `stops` are its stop strings; `inexact` that a continuation must be marked; `why` says in words what
-    stands against an exact continuation, empty where nothing does.
-    """
+    """The kind of a request, and how its stream can be continued."""
 
     kind: Kind
-    parser: bool = False
-    stops: tuple[str, ...] = ()
-    inexact: bool = False
-    why: str = ""
+    parser: bool = False  # its answer may hold tool calls
+    stops: tuple[str, ...] = ()  # its stop strings
+    inexact: bool = False  # a continuation must be marked
+    why: str = ""  # what prevents an exact continuation; empty: nothing
 
     @property
     def by_ids(self) -> bool:
@@ -60,19 +56,14 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What a target can do for streams that broke elsewhere, as its probe found it.
-
-    Only targets of equal, not empty `identity` finish each other's streams. `reasons` says that its answers
-    pass a parser even without tools (reasoning). `max_model_len` is its context in tokens, 0 where it does
-    not tell. `why` says in words what is missing; `answered` that this is so by its own answers.
-    """
+    """What a target can do for streams that broke elsewhere, as its probe found it."""
 
     way: Way = Way.NONE
-    identity: str = ""
-    why: str = "not probed yet"
-    reasons: bool = False
-    max_model_len: int = 0
-    answered: bool = True
+    identity: str = ""  # only targets of one identity, not empty, finish each other's streams
+    why: str = "not probed yet"  # what is missing
+    reasons: bool = False  # answers pass a parser even without tools (reasoning)
+    max_model_len: int = 0  # context in tokens; 0: not reported
+    answered: bool = True  # `why` is by its own answers
 
 
 class Broken(Exception):

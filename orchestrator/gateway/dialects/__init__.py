@@ -134,24 +134,18 @@ _WORDS = 500  # bytes of an engine's own words that are passed on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """One row of the table.
-
-    `judge` makes the judge of a stream from the engine, `whole` judges a plain 200 answer, `edge` makes the
-    edge of one request. `json`: the body of its POST must be a JSON
-    object. `repeats` says whether a POST with these fields may run twice (None: its body is no JSON object).
-    `translate` turns the client's fields into those for `engine_path`; None: the request goes as it came.
-    `streams`: its answers may be streams; where not, a request that asks for one gets a plain answer.
-    `counts`: a POST of it is work that is counted as used.
-    """
+    """One row of the table."""
 
     name: str
-    judge: Callable[[Asked], StreamJudge]
-    whole: Callable[[Asked, bytes], Verdict]
-    edge: Callable[[Asked], Edge]
+    judge: Callable[[Asked], StreamJudge]  # makes the judge of a stream from the engine
+    whole: Callable[[Asked, bytes], Verdict]  # judges a plain 200 answer
+    edge: Callable[[Asked], Edge]  # makes the edge of one request
     error: ErrorShape = openai_error
-    json: bool = True
+    json: bool = True  # the body of its POST must be a JSON object
     repeats: Callable[[dict[str, Any] | None], bool]
+    """Whether a POST with these fields may run twice; None: its body is no JSON object."""
     translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Turns the client's fields into those for `engine_path`; None: the request goes as it came."""
     engine_path: str = ""
-    streams: bool = True
-    counts: bool = True
+    streams: bool = True  # else a request for a stream gets a plain answer
+    counts: bool = True  # a POST of it is work that is counted as used
