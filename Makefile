@@ -87,7 +87,7 @@ sim-long: $(STAMP) ## The same for a simulated year (most of an hour on two core
 soak: $(STAMP) ## Weigh a daemon over 30 simulated days: it must not grow (SOAK_ARGS="--days 12")
 	@$(BIN)/python tests/simulation/soak.py $(SOAK_ARGS)
 
-money: $(STAMP) ## Hold what `cost` tells of 30 simulated days against accounts kept apart (MONEY_ARGS="--days 3")
+money: $(STAMP) ## Compare `cost` over 30 simulated days with accounts kept apart (MONEY_ARGS="--days 3")
 	@$(BIN)/python tests/simulation/money.py $(MONEY_ARGS)
 
 compare-decisions: $(STAMP) ## Compare what is decided with another commit (COMPARE_ARGS="--against main --hours 1000")

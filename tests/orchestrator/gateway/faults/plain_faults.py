@@ -182,7 +182,7 @@ async def a_list(play: Play) -> None:
 
 
 async def half_json(play: Play) -> None:
-    """200 with half of the JSON, its length told as if that were all."""
+    """200 with half of the JSON and a Content-Length that fits it."""
     await play.talk.reply("200 OK", play.script.body[: len(play.script.body) // 2])
 
 
@@ -268,21 +268,21 @@ def _with(play: Play, **fields: object) -> dict[str, object]:
 
 
 async def too_short(play: Play) -> None:
-    """Content-Length tells of more than comes before the connection ends."""
+    """Content-Length is more than comes before the connection ends."""
     await play.head(length=len(play.script.body) + 50)
     await play.send(play.script.body)
     play.close()
 
 
 async def too_short_then_freezes(play: Play) -> None:
-    """Content-Length tells of more than comes before the node freezes."""
+    """Content-Length is more than comes before the node freezes."""
     await play.head(length=len(play.script.body) + 50)
     await play.send(play.script.body)
     await play.freeze()
 
 
 async def too_long_a_body(play: Play) -> None:
-    """Content-Length tells of less than comes; the rest would be the head of the next answer."""
+    """Content-Length is less than comes; the rest would be the head of the next answer."""
     await play.head(length=len(play.script.body) - 9)
     await play.send(play.script.body)
 
