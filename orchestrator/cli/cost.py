@@ -49,7 +49,7 @@ def cost(
 ) -> int:
     """Show what was spent, for whom, for a million tokens, and what an API would ask.
 
-    SAVED is held against on-demand, USED is what was served of what ready units
+    SAVED is relative to on-demand, USED is what was served of what ready units
     could serve, $/MTOK what a million tokens cost, without and with people's work,
     API what it asks for the same tokens, EVEN AT the utilisation above which the
     pool is cheaper. What is not known is `?`.

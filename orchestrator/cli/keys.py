@@ -41,7 +41,7 @@ def new(
         Parameter(
             metavar="NAMES",
             help="Names of models that it may ask for, with commas between; patterns as small-* are too. "
-            "Not written: all.",
+            "Default: all.",
         ),
     ] = "",
     requests_per_minute: Annotated[Count, Parameter(help="Requests in any minute; 0 for no limit.")] = 0,
@@ -50,7 +50,7 @@ def new(
     ] = 0,
     in_flight: Annotated[Count, Parameter(help="Requests at one time; 0 for no limit.")] = 0,
     usd_per_day: Annotated[
-        str | None, Parameter(metavar="USD", help="US dollars a day (UTC). Not written: no limit.")
+        str | None, Parameter(metavar="USD", help="US dollars a day (UTC). Default: no limit.")
     ] = None,
     expires: Annotated[
         str | None,

@@ -80,7 +80,7 @@ async def test_the_reading_socket_answers_questions_only(stack: Any) -> None:
     for path in READING:
         assert await asyncio.to_thread(reader.text, path)
     for path in CHANGING:
-        with pytest.raises(ClientError, match="this socket is for reading"):
+        with pytest.raises(ClientError, match="this socket is read-only"):
             await asyncio.to_thread(reader.post, path)
     assert (await stack.status())["daemon"]["paused"] is None
 

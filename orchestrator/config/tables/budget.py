@@ -21,7 +21,7 @@ class BudgetConfig(Section):
     nodes: int | None = Field(
         default=None,
         ge=1,
-        description="Most nodes of all pools together. Not written: no bound.",
+        description="Most nodes of all pools together. Default: no bound.",
         examples=[100],
     )
 

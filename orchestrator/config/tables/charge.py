@@ -15,11 +15,11 @@ class ChargeTable(Section):
 
     input: Dollars | None = Field(default=None, description="Prompt tokens.", examples=["0.20"])
     output: Dollars | None = Field(
-        default=None, description="Tokens of the answer. Not written: 0.", examples=["0.60"]
+        default=None, description="Tokens of the answer. Default: 0.", examples=["0.60"]
     )
     cached: Dollars | None = Field(
         default=None,
-        description="Prompt tokens that the engine had in its cache. Not written: as `input`.",
+        description="Prompt tokens that the engine had in its cache. Default: as `input`.",
         examples=["0.02"],
     )
 

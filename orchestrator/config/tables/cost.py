@@ -35,7 +35,7 @@ class PoolCostTable(Section):
 
     people: Factor | None = Field(
         default=None,
-        description="The share of people's work for this pool. Not written: cost.people.",
+        description="The share of people's work for this pool. Default: cost.people.",
         examples=["30%"],
         json_schema_extra={"default": None},
     )
@@ -43,13 +43,13 @@ class PoolCostTable(Section):
         default=None,
         gt=0,
         description="Tokens a second, prompts and answers together, that one serving unit takes when it is "
-        "saturated: what utilisation is held against. Not written: the most that an hour showed.",
+        "saturated: utilisation is relative to this. Default: the most that an hour showed.",
         examples=[1500],
     )
     compare: str = Field(
         default="",
         pattern=r"^([^/\s]+/\S+)?$",
-        description="The API that the pool is held against, as PROVIDER/MODEL: a provider of this file, or "
-        "one of the price list by its name there. Not written: the first provider of a route with the pool.",
+        description="The API that the pool is compared with, as PROVIDER/MODEL: a provider of this file, or "
+        "one of the price list by its name there. Default: the first provider of a route with the pool.",
         examples=["claude/claude-sonnet-5"],
     )

@@ -33,7 +33,7 @@ _DEFAULTS: Final = GatewayConfig(socket=Path("gateway.sock"), pools=(_POOL,))
 
 
 class GatewayTable(Section):
-    """How the gateway treats the nodes of this pool. What is not written is as in [gateway]. In a file with
+    """How the gateway treats the nodes of this pool. The defaults are those of [gateway]. In a file with
     one pool the keys of [gateway] may stand here too, but for default_route and the files of spend, usage
     and keys."""
 
@@ -45,7 +45,7 @@ class GatewayTable(Section):
     tls_cert_file: FilePath | None = Field(
         default=None,
         description="Certificate chain (PEM) that clients of `listen` are shown: they speak HTTPS then, and "
-        "only that. Not written means plain HTTP. A pair that is replaced is taken up in seconds, without "
+        "only that. Without it: plain HTTP. A pair that is replaced is taken up in seconds, without "
         "a restart; one that does not work is not, and the old one is shown on.",
         examples=["/etc/spot-orchestrator/tls/fullchain.pem"],
         json_schema_extra={"default": None},
@@ -64,7 +64,7 @@ class GatewayTable(Section):
     allowed_hosts: HostNames = Field(
         default=(),
         description="Names under which clients ask for the gateway, besides addresses, localhost and the "
-        "names of this machine; others are refused with 421. Not written means none more where `listen` is "
+        "names of this machine; others are refused with 421. By default none more where `listen` is "
         "the loopback, which a page in a browser here can reach by a name of its own (DNS rebinding), and "
         'every name, ["*"], where other machines reach it anyway.',
         examples=[["llm.internal"]],
@@ -267,7 +267,7 @@ class SharedGatewayTable(GatewayTable):
 
     default_route: str = Field(
         default="",
-        description="Name of the route of requests that name no model. Not written: they are refused with "
+        description="Name of the route of requests that name no model. Without it they are refused with "
         "400, except in front of one pool without routes, which gets every request.",
         examples=["assistant"],
     )

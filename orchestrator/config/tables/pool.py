@@ -73,8 +73,8 @@ class DrainConfig(Section):
     margin: Duration = duration_key(_DRAIN.margin, "Time kept free before a notice's deadline.")
     settle: Duration = duration_key(
         _DRAIN.settle,
-        "How long a node must show no request in flight before it counts as drained. What is not written is "
-        "25s with cloud.aws.target_group: for so long its balancer may go on sending requests.",
+        "How long a node must show no request in flight before it counts as drained. The default is "
+        "25s with cloud.aws.target_group, whose balancer may go on sending requests for so long.",
     )
     min_serving: Share = share_key(
         _DRAIN.min_serving,
@@ -230,7 +230,7 @@ class LimitsConfig(Section):
         default=_LIMITS.surge,
         ge=0,
         description="Units above replicas and standby at any time; the last node may go over by a part of "
-        "itself. What is not written is room for two of the largest nodes.",
+        "itself. The default is room for two of the largest nodes.",
     )
     launches_per_minute: int = Field(
         default=_LIMITS.launches_per_minute, ge=1, description="Launches within any minute."

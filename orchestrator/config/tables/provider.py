@@ -30,23 +30,23 @@ class _Rates(Section):
     """US dollars per million tokens, by kind."""
 
     input: Dollars | None = Field(
-        default=None, description="Prompt tokens. Not written: the price list's prices hold.", examples=["3"]
+        default=None, description="Prompt tokens. Default: the price list.", examples=["3"]
     )
     output: Dollars | None = Field(
-        default=None, description="Tokens of the answer, thinking included. Not written: 0.", examples=["15"]
+        default=None, description="Tokens of the answer, thinking included. Default: 0.", examples=["15"]
     )
     cached: Dollars | None = Field(
         default=None,
-        description="Prompt tokens that the provider had in its cache. Not written: as `input`.",
+        description="Prompt tokens that the provider had in its cache. Default: as `input`.",
         examples=["0.30"],
     )
     cache_write: Dollars | None = Field(
         default=None,
-        description="Prompt tokens that the provider puts into its cache. Not written: as `input`.",
+        description="Prompt tokens that the provider puts into its cache. Default: as `input`.",
         examples=["3.75"],
     )
     cache_write_1h: Dollars | None = Field(
-        default=None, description="The same for an hour. Not written: as `cache_write`.", examples=["6"]
+        default=None, description="The same for an hour. Default: as `cache_write`.", examples=["6"]
     )
 
     def rates(self) -> OwnRates:
@@ -94,7 +94,7 @@ class ProviderConfig(Section):
     )
     url: str = Field(
         default="",
-        description="Base address, with or without /v1. Not written: the API of the maker of `kind`.",
+        description="Base address, with or without /v1. Default: the API of the maker of `kind`.",
         examples=["https://llm.internal/v1"],
     )
     api_key_file: FilePath | None = Field(

@@ -24,14 +24,14 @@ class BackendConfig(Section):
     provider: str = Field(default="", description="Name of a provider.", examples=["claude"])
     model: str = Field(
         default="",
-        description="The provider's name of the model, or an adapter of the pool. Not written, for a pool: "
+        description="The provider's name of the model, or an adapter of the pool. Default for a pool: "
         "the model that it serves.",
         examples=["claude-sonnet-5"],
     )
     when: Listed[Literal["always", "down", "saturated"]] = Field(
         default=(),
         description="When a backend after the first is asked. down: none before it is sound. saturated: "
-        "those before it have no room. always: also after any failure before the first byte. Not written: "
+        "those before it have no room. always: also after any failure before the first byte. Default: "
         '["down"] for a provider, ["down", "saturated"] for a pool.',
         examples=[["down", "saturated"]],
     )
@@ -43,7 +43,7 @@ class BackendConfig(Section):
     weight: int | None = Field(
         default=None,
         ge=1,
-        description="Share of the requests, held against the other weights of the route: entries with one "
+        description="Share of the requests, relative to the other weights of the route: entries with one "
         "split them, those after them are fallbacks.",
         examples=[90],
     )
