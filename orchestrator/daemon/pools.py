@@ -28,7 +28,7 @@ from policies.memory import reduce
 log = structlog.get_logger("daemon")
 
 _FIRST, _MOST = 1.0, 60.0
-"""Seconds before a pool is begun again: after its first failure, and at most. Each failure doubles them."""
+"""Seconds until a failed pool starts again: the first time, and at most. Each failure doubles them."""
 
 _CALM = 300.0
 """Seconds for which a pool must have run for its next failure to count as its first."""

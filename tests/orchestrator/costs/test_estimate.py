@@ -188,7 +188,7 @@ def test_an_export_is_held_against_what_it_costs_now() -> None:
     [
         ({"apis": []}, "no API is named"),
         ({"machines": []}, "no machine is named"),
-        ({"prices": {"claude/m": TIERED}}, "prompts are"),
+        ({"prices": {"claude/m": TIERED}}, "prompts cost"),
     ],
 )  # fmt: skip
 def test_what_is_assumed_is_noted(changes: dict[str, Any], said: str) -> None:

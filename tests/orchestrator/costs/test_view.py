@@ -112,7 +112,7 @@ def test_a_providers_money_makes_no_hours_before_counting_began() -> None:
         (full(usage=[used(estimated=1)]), "the tokens of 1 of 21 requests are estimated"),
         (
             full(pools=(pool(rate=None),)),
-            "chat: utilisation is held against the best hour, 194 tokens/s a unit",
+            "chat: utilisation is relative to the best hour, 194 tokens/s a unit",
         ),
         (full(pools=(pool(rate=100.0),)), "chat: it served 194% of what tokens_per_second says a unit can"),
     ],
