@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.loop import tally as module
-from orchestrator.loop.tally import Tally
+from orchestrator.loop import counters as module
+from orchestrator.loop.counters import PoolCounters
 from orchestrator.metrics import metrics
 from policies.actions import Cause
 from policies.adapter_events import AdapterAnswered, AdapterLost
@@ -34,29 +34,29 @@ _POOLS = itertools.count()
 
 
 class Counted:
-    """A tally of a pool of its own, and what it counted."""
+    """Counters of a pool of its own, and what it counted."""
 
     def __init__(self) -> None:
-        self.pool = f"tally-{next(_POOLS)}"
-        self.tally = Tally(self.pool)
+        self.pool = f"counters-{next(_POOLS)}"
+        self.counters = PoolCounters(self.pool)
 
     def __call__(self, name: str, **labels: str) -> float | None:
         return metrics.REGISTRY.get_sample_value(f"orchestrator_{name}", {"pool": self.pool, **labels})
 
     def events(self, *events: Event, before: Memory | None = None, after: Memory | None = None) -> None:
         before = Memory() if before is None else before
-        self.tally.events(events, before, before if after is None else after)
+        self.counters.events(events, before, before if after is None else after)
 
     def notice(
         self, node: str, *, at: float = 100.0, known: bool = True, first: bool = True, **more: Any
     ) -> None:
-        self.tally.notice(notice(node, at=at, **more), known=known, first=first)
+        self.counters.notice(notice(node, at=at, **more), known=known, first=first)
 
     def detach(self, at: float, *changes: tuple[str, TargetPhase | None], swaps: str = "ab") -> None:
         memory = Memory(
             swaps={node: Swap(outgoing=node, cause=Cause.NOTICE, opened_at=0.0) for node in swaps}
         )
-        self.tally.detached(TargetsApplied(at=at, balancer="gw", generation=1, changes=changes), memory)
+        self.counters.detached(TargetsApplied(at=at, balancer="gw", generation=1, changes=changes), memory)
 
 
 @pytest.fixture
@@ -154,12 +154,12 @@ def test_the_detachment_runs_from_the_first_notice_that_takes_the_node_away(coun
 def test_a_node_that_was_kept_by_choice_is_late_and_its_neighbour_measured(counted: Counted) -> None:
     counted.notice("a")
     counted.notice("b")
-    assert counted.tally.newly_held(["a", "not noticed"]) == ["a"]
-    assert counted.tally.newly_held(["a", "b"]) == ["b"], "each is told of once"
+    assert counted.counters.newly_held(["a", "not noticed"]) == ["a"]
+    assert counted.counters.newly_held(["a", "b"]) == ["b"], "each is told of once"
     counted = Counted()
     counted.notice("a")
     counted.notice("b")
-    assert counted.tally.newly_held(["a"]) == ["a"]
+    assert counted.counters.newly_held(["a"]) == ["a"]
     counted.detach(104.0, ("a", DRAINING), ("b", DRAINING))
     assert counted("late_drains_total") == 1.0
     assert detachments(counted) == (1.0, 4.0)
@@ -172,7 +172,7 @@ def test_a_node_that_was_kept_by_choice_is_late_and_its_neighbour_measured(count
 def test_a_node_that_is_gone_is_forgotten_with_what_was_held(counted: Counted) -> None:
     counted.notice("a")
     counted.notice("b")
-    counted.tally.newly_held(["a", "b"])
+    counted.counters.newly_held(["a", "b"])
     counted.events(NodeGone(at=110.0, node="a", cause=GoneCause.RECLAIMED))
     counted.detach(111.0, ("a", None), ("b", DRAINING))
     assert counted("late_drains_total") == 1.0
