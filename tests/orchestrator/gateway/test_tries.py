@@ -18,11 +18,11 @@ from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.attempt import AttemptFailed
 from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.config import PoolGate
-from orchestrator.gateway.course import Course
 from orchestrator.gateway.endings import Answer, Turned, Unserved
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.request import MOST_STALE, Exchange, Stage
+from orchestrator.gateway.retry_policy import RetryPolicy
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.tries import Tries
 from policies.model import TargetSpec
@@ -112,7 +112,7 @@ class Pool:
             "table": self.table,
             "admission": self.admission,
             "attempts": self,
-            "course": Course(self.table, budget, gate.max_retries),
+            "policy": RetryPolicy(self.table, budget, gate.max_retries),
             "endings": Endings(),
             "metrics": self.metrics,
             "clock": self.clock,
