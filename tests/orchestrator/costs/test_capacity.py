@@ -295,6 +295,13 @@ def test_dollars_are_not_judged_without_a_price() -> None:
     assert plan(config(), read(past(), machines=[], baseline=[]), Asked())["notes"] == []
 
 
+def test_a_pool_without_a_plan_and_without_a_price_is_left_out_of_the_dollars_of_others() -> None:
+    made = config(pool=EMBED, budget={"spend_per_hour": 100.0})
+    view = plan(made, read(past()), Asked())
+    assert limits(view)["budget.spend_per_hour as the mix was paid"]["needs"] == 4.0
+    assert view["notes"] == ["limits in dollars leave embed out: what a unit of it costs is not known"]
+
+
 def test_a_price_that_the_file_states_holds_where_nothing_was_paid_yet() -> None:
     pools = [PoolSettings(name="chat", model="m", rate=RATE, price=3.0)]
     made = config({"limits": {"spend_per_hour": 10.0}})
@@ -404,6 +411,14 @@ def test_a_type_without_units_is_one_unit_beside_one_that_has_them() -> None:
         "large": ("present", 2),
         "small": ("units", 8),
     }
+
+
+@pytest.mark.parametrize(("units", "told"), [(10, True), (11, False)])
+def test_a_machine_that_could_do_twice_the_peak_is_the_largest_that_is_told(units: int, told: bool) -> None:
+    chat = {"units": {"small": 1, "large": units}, "replicas": 8}
+    asked = Asked(headroom=0.5, weekly=1.0)
+    rows = only(plan(config(chat), read(past(kind="small"), rate=1000.0), asked))["alternatives"]
+    assert ("large" in {row["instance_type"] for row in rows}) is told  # the peak is 2,500 tokens/s
 
 
 def test_where_nothing_is_known_of_machines_none_are_told() -> None:

@@ -54,6 +54,14 @@ def test_it_says_what_it_shows(tmp_path: Path) -> None:
     assert "chat: cheaper than its API above" in text
 
 
+def test_a_pool_that_cost_nothing_hides_none_after_it(tmp_path: Path) -> None:
+    found = days(3)
+    draw(tmp_path / "a.svg", view_of(replace(found, pools=found.pools[::-1]), BY))
+    text = (tmp_path / "a.svg").read_text()
+    assert "chat: cheaper than its API above" in text
+    assert "embed" not in text
+
+
 @pytest.mark.parametrize("found", [books(), replace(days(2), prices={})], ids=["nothing", "no price"])
 def test_what_is_not_known_leaves_a_gap_and_no_error(found: Books, tmp_path: Path) -> None:
     draw(tmp_path / "a.png", view_of(found, BY))
