@@ -96,7 +96,7 @@ class Knowable:
         One that came back to life just now was dead, as far as anybody knows.
         """
         machine, now = self._world.machine(node), self._world.clock.now()
-        if machine is None or machine.doomed or not self._answers(machine, now):
+        if machine is None or machine.going or not self._answers(machine, now):
             return False
         return any(s.id == node for t in self._tables for s in t.active())
 
@@ -106,8 +106,8 @@ class Knowable:
 
     def _may_leave(self, machine: Machine, now: float) -> bool:
         """It will be taken away, or was to be until a moment ago."""
-        if machine.doomed or machine.cancelled_at is None:
-            return machine.doomed
+        if machine.going or machine.cancelled_at is None:
+            return machine.going
         if self.faults_on and self.books.told.get(machine.id):
             return True  # that it was taken back waits in a source
         return self.channels.unknown(Truth.TAKEN_BACK, machine.cancelled_at, now)

@@ -108,7 +108,7 @@ class Limits:
         books = self._books()
         by_choice = [n for n, drain in books.draining.items() if drain.disturbs and not books.told.get(n)]
         leaving = [self._world.machine(node) for node in by_choice]
-        chosen = [m for m in leaving if m is not None and m.able(now) and not m.doomed]
+        chosen = [m for m in leaving if m is not None and m.able(now) and not m.going]
         decided = any(m.id in begun for m in chosen)
         if decided and len(chosen) > 1 and units(self._pool, chosen) > budget:
             names = ", ".join(sorted(m.id for m in chosen))
@@ -167,7 +167,7 @@ class Limits:
         """Machines that live and are not on their way out, but for those hidden."""
         books = self._books()
         gone = books.leaving | books.told.keys()
-        return sum(m.live and not m.doomed and m.id not in gone for m in self._ours(hidden))
+        return sum(m.live and not m.going and m.id not in gone for m in self._ours(hidden))
 
     def _ours(self, hidden: Set[str]) -> list[Machine]:
         return [m for m in self._world.of(self._pool.name) if not m.foreign and m.id not in hidden]

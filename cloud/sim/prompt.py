@@ -111,7 +111,7 @@ class Prompt(Decisions):
     def _ready_since(self, machine: Machine, now: float) -> float:
         """Since when it should be a target; infinite where it should not."""
         leaves = (
-            machine.doomed or machine.rumoured or machine.id in self.books.leaving | self.books.asked.keys()
+            machine.going or machine.rumoured or machine.id in self.books.leaving | self.books.asked.keys()
         )
         if leaves or machine.addressed_at is None or not machine.able(now) or machine.set_aside:
             return math.inf

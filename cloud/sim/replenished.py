@@ -100,7 +100,7 @@ class Replenished:
 
     def _counts(self, machine: Machine) -> bool:
         """A live machine counts for what is wanted."""
-        return not (machine.doomed or machine.set_aside)
+        return not (machine.going or machine.set_aside)
 
     def _full(self, _daemon: DaemonState) -> bool:
         """A limit leaves no room for a node beside those that live, or may for all that a daemon can know."""

@@ -102,6 +102,8 @@ class InVain:
                 self._closed(event)
             case NodeSeen():
                 told.waiting.pop(event.token, None)
+                if event.token in told.asked:  # it was taken, whether its answer came or not
+                    told.taken[event.placement] = event.at
                 told.nodes[event.node] = _key(event.placement)
             case NodeReady():
                 told.ready = True

@@ -126,7 +126,7 @@ class Machine:
         return self.state in LIVE
 
     @property
-    def doomed(self) -> bool:
+    def going(self) -> bool:
         """It will be taken away, or the cloud said so."""
         return self.told_at is not None or self.reclaim_at is not None
 

@@ -80,8 +80,8 @@ collects_nothing: Patch = instead(
 )
 """No garbage collection: what was launched and is not remembered is left running."""
 
-spot_notices_doom_all: Patch = instead(interruption, "applies", lambda notice, *, spot: not notice.cancelled)
-"""A spot interruption dooms on-demand nodes too."""
+spot_notices_take_all: Patch = instead(interruption, "applies", lambda notice, *, spot: not notice.cancelled)
+"""A spot interruption takes out on-demand nodes too."""
 
 
 def _any_hidden(sight: Sight, region: str, *, real: Callable[[Sight, str], str] = Sight.hidden) -> str:
@@ -94,7 +94,7 @@ one_silent_region_freezes_all: Patch = instead(Sight, "hidden", _any_hidden)
 drains_are_over_at_once: Patch = instead(drain, "finished", lambda rules, node: node.drain is not None)
 """A node is ended as soon as it drains."""
 
-doomed_nodes_never_drain: Patch = instead(drain, "begins_now", lambda *_, **__: False)
+noticed_nodes_never_drain: Patch = instead(drain, "begins_now", lambda *_, **__: False)
 """Notices are heard and nothing follows."""
 
 _checks_no_plan: Patch = instead(invariants, "check", lambda *_: ())

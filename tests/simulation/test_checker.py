@@ -377,7 +377,7 @@ def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
 
 
 @pytest.mark.parametrize(
-    ("books", "doomed", "said"),
+    ("books", "noticed", "said"),
     [
         (lambda _: Books(), False, ["budget"]),
         (lambda n: Books(draining={n: Drain(deadline=200.0, cause=Cause.SICK)}), False, []),
@@ -386,14 +386,14 @@ def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
     ],
 )
 def test_a_budget_of_nodes_does_not_count_what_is_on_its_way_out(
-    books: Callable[[str], Books], doomed: bool, said: list[str]
+    books: Callable[[str], Books], noticed: bool, said: list[str]
 ) -> None:
     """Four nodes and one more; one of them may be on its way out, and the budget holds four."""
     broken: list[str] = []
 
     async def script(watched: Watched) -> None:
         leaving = watched.machines[0]
-        leaving.reclaim_at = watched.clock.now() + 120.0 if doomed else None
+        leaving.reclaim_at = watched.clock.now() + 120.0 if noticed else None
         together = Together(SharedBudget(nodes=4))
         for name in "pq":
             Limits(

@@ -151,9 +151,9 @@ def test_a_cut_could_be_avoided_where_a_set_was_sent_when_its_node_had_to_drain(
         await watched.clock.sleep(100.0)
         if forgotten:
             watched.checker.forget()
-        doomed = watched.machines[0]
-        NoticeBoard(watched.world).publish(doomed.id, deadline=watched.clock.now() + 32.0)
-        watched.world.reclaim(doomed.id, after=32.0)
+        noticed = watched.machines[0]
+        NoticeBoard(watched.world).publish(noticed.id, deadline=watched.clock.now() + 32.0)
+        watched.world.reclaim(noticed.id, after=32.0)
         await watched.clock.sleep(32.0 - left)
         await watched.write(watched.machines)
         await watched.clock.sleep(60.0)
@@ -168,11 +168,11 @@ def test_a_cut_could_be_avoided_that_was_told_for_then(told: tuple[float, ...], 
     async def script(watched: Watched) -> None:
         await watched.write(watched.machines)
         await watched.clock.sleep(100.0)
-        board, doomed, now = NoticeBoard(watched.world), watched.machines[0], watched.clock.now()
+        board, noticed, now = NoticeBoard(watched.world), watched.machines[0], watched.clock.now()
         for lead in told:
-            board.publish(doomed.id, kind=NoticeKind.MAINTENANCE, deadline=now + lead)
-        watched.world.reclaim(doomed.id, after=32.0)
-        watched.world.later(32.0, lambda: board.publish(doomed.id, deadline=now + 32.0))
+            board.publish(noticed.id, kind=NoticeKind.MAINTENANCE, deadline=now + lead)
+        watched.world.reclaim(noticed.id, after=32.0)
+        watched.world.later(32.0, lambda: board.publish(noticed.id, deadline=now + 32.0))
         await watched.clock.sleep(60.0)
 
     assert ("no-request-cut" in watch(script, traffic=5.0).broken) is avoidable

@@ -6,7 +6,7 @@ import pytest
 
 from cloud.sim.vain import InVain
 from policies.actions import ActionKind
-from policies.events import Event, IntentClosed, IntentOpened, Outcome
+from policies.events import Event, IntentClosed, IntentOpened, NodeSeen, Outcome
 from policies.model import Market, Placement, Pool
 
 
@@ -43,4 +43,29 @@ def test_a_place_that_is_denied_beside_one_that_works_leaves_the_market_open(
         watcher.hear([opened(min(at, 0.0), "1", zone), closed(at, "1", Outcome.DONE)], written=True)
     watcher.hear([opened(0.5, "2", "b"), closed(2.0, "2", Outcome.DENIED)], written=True)
     watcher.hear([opened(4.0, "3", "c")], written=True)
+    assert found == faults
+
+
+@pytest.mark.parametrize(("seen", "faults"), [(False, ["3"]), (True, [])])
+def test_a_launch_was_taken_whose_machine_a_list_shows(seen: bool, faults: list[str]) -> None:
+    """Its answer was lost: the place that is denied afterwards is denied alone."""
+    found: list[str] = []
+    watcher = InVain(
+        Pool(name="p", replicas=3), checked=lambda _: None, report=lambda _name, about, _: found.append(about)
+    )
+    watcher.hear([opened(0.5, "2", "b"), opened(0.6, "1", "a")], written=True)
+    watcher.hear([closed(0.7, "1", Outcome.UNCERTAIN)], written=True)
+    if seen:
+        shown = NodeSeen(
+            at=1.0,
+            node="i-1",
+            token="1",
+            placement=place("a"),
+            launched_at=0.6,
+            price=None,
+            address="",
+            standby=None,
+        )
+        watcher.hear([shown], written=True)
+    watcher.hear([closed(2.0, "2", Outcome.DENIED), opened(4.0, "3", "c")], written=True)
     assert found == faults
