@@ -23,10 +23,10 @@ What is missing now is weighed by the whole penalty, so cover is launched in the
 whichever market lowers J more. Spot on its way counts as cover; where an on-demand node or a standby starts
 quicker, it bridges until the spot node is ready.
 
-Zones nobody is in are judged by their `outlook`, the losses per hour of use over HORIZON, for one node: the
-scout. It tells how old the zone's spell is, while other capacity still carries the pool. Nodes that follow it
+Zones without a node are judged by their `outlook`, the losses per hour of use over HORIZON, for one node: the
+scout. It shows how old the zone's spell is, while other capacity still carries the pool. Nodes that follow it
 are judged by the hazard now, since in a young zone they would have to be insured at once. Where spot is
-missing and no zone is worth a scout, one goes all the same to the zone that was not looked at for longest,
+missing and no zone is worth a scout, one still goes to the zone that was not looked at for longest,
 once that is EXPLORE: a zone that was bad when last seen would else never be found good again.
 
 Nodes are added one at a time where J falls most, by THETA_ADD at least, and given back where J falls by
@@ -50,7 +50,10 @@ the spot nodes, the young one a scout, and an on-demand node is kept beside it u
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import permutations
 
 from policies import hazard, standby
 from policies.actions import Cause
@@ -95,20 +98,20 @@ CLOSED_PER_GAP = 25.0
 CLOSED_PER_GAP for each second that a lost node is missed, and within the other two."""
 
 EXPLORE = 6.0
-"""Hours after which a zone that nobody looked at gets a scout although it is not worth one."""
+"""Hours without a look after which a zone gets a scout although it is not worth one."""
 
 _HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long things take now: learned, or else as configured. Seconds; `unannounced` is a share."""
+    """How long things take now, in seconds: learned, or else as configured."""
 
-    spot: float
-    on_demand: float
-    standby: float
-    notice: float
-    unannounced: float
+    spot: float  # from a launch until ready
+    on_demand: float  # from a launch until ready
+    standby: float  # from the start of a stopped standby until ready
+    notice: float  # from a notice to its deadline
+    unannounced: float  # share of losses without a notice
 
     @property
     def gap(self) -> float:
@@ -189,17 +192,16 @@ def _zones(turn: Turn, when: Times, unit: float, *, closed: float) -> list[Zone]
     now, memory = turn.now, turn.memory
     overall = hazard.all_factor(memory.zones)
     storms = hazard.storms(memory.zones, now)
-    held: dict[Placement, list[Node]] = {}
-    for node in _counted(turn, Market.SPOT):
-        held.setdefault(node.placement, []).append(node)
-    coming: dict[Placement, int] = {}
-    for intent in turn.fleet.launching:
-        if intent.placement is not None and turn.fleet.sight.waited_for(intent.placement.region):
-            coming[intent.placement] = coming.get(intent.placement, 0) + 1
+    held = _by_place(_counted(turn, Market.SPOT))
+    coming = Counter(
+        intent.placement
+        for intent in turn.fleet.launching
+        if intent.placement is not None and turn.fleet.sight.waited_for(intent.placement.region)
+    )
     found = []
     capped = turn.pool.limits.spend_per_hour is not None
     sold = turn.fleet.prices.on_sale
-    kept = held.keys() - {o.placement for o in sold}  # sold no more, and there all the same
+    kept = held.keys() - {o.placement for o in sold}  # still there, and sold no more
     unsold = [Offering(placement=p, price=held[p][0].price, available=False) for p in kept]
     for offering in sorted((*sold, *unsold), key=lambda o: o.placement):
         place = offering.placement
@@ -223,7 +225,7 @@ def _zones(turn: Turn, when: Times, unit: float, *, closed: float) -> list[Zone]
                 open=offering.available
                 and not (capped and offering.price is None)
                 and not _closed(turn, place, when.notice + closed),
-                count=len(nodes) + coming.get(place, 0),
+                count=len(nodes) + coming[place],
                 present=len(nodes),
                 working=sum(n.phase is Phase.READY for n in nodes),
             )
@@ -242,6 +244,14 @@ def _closed(turn: Turn, place: Placement, seconds: float) -> bool:
 def _counted(turn: Turn, market: Market) -> list[Node]:
     """Nodes of a market that count towards wanted and stay in this turn."""
     return [n for n in turn.fleet.capacity if n.placement.market is market and n.id not in turn.leaving]
+
+
+def _by_place(nodes: Iterable[Node]) -> dict[Placement, list[Node]]:
+    """The nodes of each placement, in their order."""
+    found: dict[Placement, list[Node]] = {}
+    for node in nodes:
+        found.setdefault(node.placement, []).append(node)
+    return found
 
 
 def _add_spot(turn: Turn, costs: FleetCost) -> None:
@@ -310,19 +320,12 @@ def _swap(turn: Turn, costs: FleetCost) -> None:
     young = any(turn.now - n.launched_at < SWAP_EVERY or n.phase is not Phase.READY for n in spot)
     if young or turn.coming(Market.SPOT) > 0 or costs.spot < turn.pool.replicas or not spot:
         return
-    best = (THETA_SWAP, -1)
     costs.later = False
     here = costs.here()
-    for source in range(len(costs.zones)):
-        if not costs.counts[source]:
-            continue
-        costs.counts[source] -= 1
-        for target, zone in enumerate(costs.zones):
-            if zone.open and target != source:
-                costs.counts[target] += 1
-                best = max(best, (here - costs.here(), target))
-                costs.counts[target] -= 1
-        costs.counts[source] += 1
+    best = (THETA_SWAP, -1)
+    for source, target in permutations(range(len(costs.zones)), 2):
+        if costs.counts[source] and costs.zones[target].open:
+            best = max(best, (here - costs.moved(source, target), target))
     if best[1] >= 0:
         _launch_spot(turn, costs, best[1], f"early swap worth {best[0]:.2f} of an on-demand price", set())
 
@@ -390,10 +393,8 @@ def _drop_on_demand(turn: Turn, costs: FleetCost) -> None:
 
 def _drop_spot(turn: Turn, costs: FleetCost) -> None:
     """Give spot nodes back while J falls and nothing is starting."""
-    held: dict[Placement, list[Node]] = {}
-    for node in sorted(_counted(turn, Market.SPOT), key=least_useful, reverse=True):
-        if may_go(turn, node):
-            held.setdefault(node.placement, []).append(node)
+    spot = sorted(_counted(turn, Market.SPOT), key=least_useful, reverse=True)
+    held = _by_place(node for node in spot if may_go(turn, node))
     while turn.coming(Market.SPOT) == 0 and turn.may_choose():
         best = _worth_least(turn, costs)
         if best[1] < 0:

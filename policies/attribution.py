@@ -3,8 +3,8 @@
 What it decides: what the machines of a pool cost on a day (UTC) is borne by those who used the pool on that
 day, each by what its tokens weigh: a token of the prompt, one out of the cache and one of the answer weigh as
 the API that the pool is held against prices them, or `USUAL` where its prices are not known. A day on which
-nobody asked is borne by nobody, and told apart. What was served is spread over zones and markets by the time
-for which their units were ready.
+nobody asked is borne by nobody, and is a row of its own. What was served is spread over zones and markets by
+the time for which their units were ready.
 Why: machines are paid by the hour and used by the token, so that a rule is needed. An answer's token takes
 several times the work of a prompt's, and an API's prices say how many. A whole day is the least that is
 shared: by the hour, one question at night would bear a whole hour of the pool.
@@ -50,7 +50,7 @@ class Weights:
     output: int
 
     def of(self, used: UsageHour) -> int:
-        """What somebody's tokens weigh together."""
+        """The weight of all tokens of a row."""
         return (
             used.fresh * self.fresh
             + used.cached * self.cached
@@ -66,7 +66,7 @@ USUAL: Final = Weights(fresh=10, cached=1, written=10, output=40)
 def weights_at(rates: Rates) -> Weights:
     """What a token of a pool weighs is what it costs at an API, in picodollars.
 
-    One that an engine kept for later is read anew like any: an API asks more for what it is told to keep.
+    A token that an engine kept for later weighs as one that is read anew: only an API asks more to keep it.
     """
     return Weights(fresh=rates.input, cached=rates.cached, written=rates.input, output=rates.output)
 

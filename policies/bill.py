@@ -68,7 +68,7 @@ def floor(pool: Pool, prices: Prices) -> float | None:
 def usual(pool: Pool, prices: Prices) -> float | None:
     """What the replicas and the hot standby cost when every spot node is there.
 
-    Spot without a price counts as on-demand, which may have to stand in for it.
+    Spot without a price counts as on-demand, which may have to replace it.
     """
     if prices.on_demand is None:
         return None

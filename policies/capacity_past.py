@@ -2,9 +2,9 @@
 
 What it decides: nothing; it counts. Tokens are those that the pool itself answered, prompts and answers.
 Prices are those that were paid: of a unit in the mix as it was, and of a wanted unit had it been on demand.
-Why: a plan that is made from what happened needs no figure that somebody would have to guess.
+Why: a plan that is made from what happened needs no guessed figure.
 Never: an hour whose price is not known in full counts for a price. What providers answered in the pool's
-place is not in its demand, and is told apart: a pool that was short looks less busy than it was asked to be.
+place is not in its demand, and counts apart: a pool that was short looks less busy than it was asked to be.
 
 Example:
     >>> from policies.economics import SpendHour
@@ -19,73 +19,51 @@ Example:
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
+from operator import attrgetter
 
 from policies.cost_report import tokens_of
-from policies.cost_rows import POOL, PROVIDER, Books, UsageHour
-from policies.economics import HOUR
+from policies.cost_rows import POOL, PROVIDER, TOKENS, Books, UsageHour, summed
+from policies.economics import HOUR, BaselineHour, SpendHour
 from policies.model import Market
 from policies.value import value
 
 
 @value
 class Past:
-    """One pool's history.
+    """One pool's history."""
 
-    `tokens` by the hour. `elsewhere`: tokens that providers answered on routes of the pool, as a share of all
-    that these routes were asked for. `mix` and `on_demand`: USD/h of a unit, None where no hour tells.
-    `kinds`: instance types that ran, the one with the most unit seconds first. `on_demand_kinds`: USD/h of a
-    node of each kind, on demand, where one was paid for.
-    """
-
-    tokens: Mapping[int, int]
-    elsewhere: float
-    mix: float | None
-    on_demand: float | None
-    kinds: tuple[str, ...]
-    on_demand_kinds: Mapping[str, float]
+    tokens: Mapping[int, int]  # by the hour
+    elsewhere: float  # tokens that providers answered, as a share of all on routes of the pool
+    mix: float | None  # USD/h of a unit in the mix as it was; None: not known
+    on_demand: float | None  # USD/h of a wanted unit on demand; None: not known
+    kinds: tuple[str, ...]  # instance types that ran, the one with the most unit seconds first
+    on_demand_kinds: Mapping[str, float]  # USD/h of a node of each type, where one was paid on demand
 
 
 def past_of(books: Books, pool: str) -> Past:
     """The history of one pool, in the hours that the books are to be read for."""
-    tokens: defaultdict[int, int] = defaultdict(int)
     used = [row for row in books.usage if row.hour >= books.since]
-    for row in used:
-        if row.backend == POOL + pool:
-            tokens[row.hour] += tokens_of(row)
-    machines = [node for node in books.machines if node.pool == pool and node.hour >= books.since]
-    kinds: defaultdict[str, float] = defaultdict(float)
-    for node in machines:
-        kinds[node.instance_type] += node.unit_seconds
-    priced = [node for node in machines if not node.unpriced]
-    wanted = [
-        hour
-        for hour in books.baseline
-        if hour.pool == pool and hour.hour >= books.since and not hour.unpriced
-    ]
-    on_demand = [node for node in priced if node.market is Market.ON_DEMAND]
+    own = [row for row in used if row.backend == POOL + pool]
+    nodes = [node for node in books.machines if node.pool == pool and node.hour >= books.since]
+    wanted = [hour for hour in books.baseline if hour.pool == pool and hour.hour >= books.since]
+    on_demand = [node for node in nodes if node.market is Market.ON_DEMAND]
+    kinds = summed(nodes, attrgetter("instance_type"), ("unit_seconds",))
     return Past(
-        tokens=dict(tokens),
+        tokens={hour: sum(counts) for hour, counts in summed(own, attrgetter("hour"), TOKENS).items()},
         elsewhere=_elsewhere(used, {route.name for route in books.routes if pool in route.pools}),
-        mix=_hourly((node.usd, node.unit_seconds) for node in priced),
-        on_demand=_hourly((hour.on_demand_usd, hour.wanted_unit_seconds) for hour in wanted),
-        kinds=tuple(sorted(kinds, key=lambda kind: (-kinds[kind], kind))),
-        on_demand_kinds={
-            kind: price
-            for kind in kinds
-            if (price := _hourly((n.usd, n.seconds) for n in on_demand if n.instance_type == kind))
-            is not None
-        },
+        mix=_hourly(nodes, "pool", "usd", "unit_seconds").get(pool),
+        on_demand=_hourly(wanted, "pool", "on_demand_usd", "wanted_unit_seconds").get(pool),
+        kinds=tuple(sorted(kinds, key=lambda kind: (-kinds[kind][0], kind))),
+        on_demand_kinds=_hourly(on_demand, "instance_type", "usd", "seconds"),
     )
 
 
-def _hourly(parts: Iterable[tuple[float, float]]) -> float | None:
-    """USD/h of all these USD and seconds together."""
-    usd = seconds = 0.0
-    for dollars, time in parts:
-        usd, seconds = usd + dollars, seconds + time
-    return usd / seconds * HOUR if seconds > 0.0 else None
+def _hourly(rows: Iterable[SpendHour | BaselineHour], by: str, usd: str, seconds: str) -> dict[str, float]:
+    """USD/h of the rows whose price is known in full, by one of their fields."""
+    priced = (row for row in rows if not row.unpriced)
+    sums = summed(priced, attrgetter(by), (usd, seconds))
+    return {name: dollars / time * HOUR for name, (dollars, time) in sums.items() if time > 0.0}
 
 
 def _elsewhere(used: Iterable[UsageHour], routes: Container[str]) -> float:

@@ -3,7 +3,7 @@
 What it decides: nothing at run time; it turns demand (`policies.demand`) into units and nodes, for each hour
 of a week and of a year to come, and holds them against every limit that the file has.
 Why: a limit that was right when it was written binds on some afternoon, and a request for more machines takes
-days to be granted. The date is what somebody can act on.
+days to be granted. A date leaves time to act.
 How: a unit that does `rate` tokens a second when it is full is planned to do `rate x (1 - headroom)`; nodes
 come whole. Limits are looked at in every hour to come, those of several pools with what all of them need in
 that very hour. Each date comes with those at the lower and the upper end of the measured growth.
@@ -30,7 +30,7 @@ from policies.demand import DAY, WEEK, Demand, of_week
 from policies.value import value
 
 HORIZON = 52 * WEEK
-"""Hours ahead beyond which no date is told."""
+"""Hours ahead beyond which no date is given."""
 
 _HAIR = 1e-9  # share by which a product of binary fractions may be above a whole number
 
@@ -39,19 +39,15 @@ Counted = Literal["units", "nodes", "usd", "vcpus"]
 
 @value
 class Plant:
-    """One pool as its plan takes it.
-
-    `rate`: tokens a second of one full unit. `headroom`: share of it that is kept free. `size`: units of a
-    node. `least`: units that are kept whatever is asked. `standby`: hot units beside those that serve.
-    """
+    """One pool as its plan takes it."""
 
     pool: str
     demand: Demand
-    rate: float
-    headroom: float = 0.3
-    size: int = 1
-    least: int = 1
-    standby: int = 0
+    rate: float  # tokens a second of one full unit
+    headroom: float = 0.3  # share of it that is kept free
+    size: int = 1  # units of a node
+    least: int = 1  # units that are kept whatever is asked
+    standby: int = 0  # hot units beside those that serve
 
     def units(self, hour: int, weekly: float | None = None) -> int:
         """Units that are needed in that hour, at the measured growth or another."""
@@ -76,19 +72,14 @@ class Plant:
 
 @value
 class Limit:
-    """What a file, a budget or an account allows: `bound` of what is `counted`, over the pools of `each`.
-
-    `each`: how much of it a node of a pool takes, by the pool's name, hot standbys included; of "units" it
-    takes those that are needed to serve. `usd` is an hour's. `others`: what pools take that have no plan.
-    `why`: at which prices, and what else is to be known.
-    """
+    """What a file, a budget or an account allows."""
 
     name: str
-    bound: float
-    counted: Counted
-    each: Mapping[str, float]
-    others: float = 0.0
-    why: str = ""
+    bound: float  # how much of what is `counted`
+    counted: Counted  # `usd` is an hour's; "units": those that are needed to serve
+    each: Mapping[str, float]  # what a node of each pool takes, by its name, hot standbys included
+    others: float = 0.0  # what pools without a plan take
+    why: str = ""  # at which prices, and what else is to be known
 
     def takes(self, plant: Plant, units: int) -> float:
         """How much of it so many units of a pool take."""
@@ -101,32 +92,25 @@ class Limit:
 
 @value
 class Reached:
-    """When a limit is too little for the first time.
-
-    `first`: that hour, at the measured growth; `earliest` and `latest` at its upper and lower end. None: not
-    within the horizon. `hours`: how many hours of the first week are above it already. `needs`: how much of
-    it the highest hour of the first week takes.
-    """
+    """When a limit is too little for the first time. None: not within the horizon."""
 
     limit: Limit
-    first: int | None
-    earliest: int | None
-    latest: int | None
-    hours: int
-    needs: float
+    first: int | None  # that hour, at the measured growth
+    earliest: int | None  # that hour at the upper end of it
+    latest: int | None  # that hour at the lower end of it
+    hours: int  # of the first week that are above it already
+    needs: float  # what the highest hour of the first week takes of it
 
 
 @value
 class Alternative:
-    """Nodes of another kind in place of those that are there: `share` is what one of them does, as a part of
-    what a node does today; `stated` where the file says so, else it is estimated. `price`: its USD/h, None
-    where it is not known. `gpus`: in words, empty where they are not known."""
+    """Nodes of another kind in place of those that are there."""
 
     name: str
-    share: float
-    gpus: str = ""
-    price: float | None = None
-    stated: bool = False
+    share: float  # what one of them does, as a part of what a node does today
+    gpus: str = ""  # in words; empty: not known
+    price: float | None = None  # USD/h of one; None: not known
+    stated: bool = False  # the file states the share; else it is estimated
 
 
 def units_for(tokens: float, *, rate: float, headroom: float) -> int:

@@ -7,10 +7,10 @@ Why: a limit a minute holds in any 60 seconds. What came in them is counted by s
 counters: all of a minute may come at once, and the next minute's begins when that is 60 s ago. Tokens are
 known after the answer: before, a request is taken for what those of its key came to so far. What it used
 beyond that is booked after it, and what does not fit into the minute into the minutes that follow, so that
-the average holds however wrong the first guess was. Whoever is refused is told a second of their own: those
-who were told before come first, so that a hundred refused clients do not come back as one.
+the average holds however wrong the first guess was. Each refused client gets a second of its own, after those
+refused before it, so that a hundred refused clients do not come back as one.
 Never: 61 counters in a row hold more requests than a minute's; a token is booked twice, or not at all within
-four hours of debts; a refused client is told to come at once.
+four hours of debts; a refused client may come again at once.
 
 Seconds are whole seconds of a clock that all who share the counters read, and that is never set.
 
@@ -155,7 +155,7 @@ class Window:
 
 
 class History:
-    """What the requests of one key came to, as one process saw them, and who was told to come again when."""
+    """What the requests of one key came to, as one process saw them, and when refused clients come again."""
 
     __slots__ = ("_answer", "_bytes", "_count", "_due", "_seconds")
 
@@ -186,13 +186,13 @@ class History:
         return self._seconds / max(in_flight, 1)
 
     def waiting(self, now: float) -> int:
-        """Clients that were told to come again later than now."""
+        """Clients that are to come again later than now."""
         for second in [second for second in self._due if second <= now]:
             del self._due[second]
         return sum(self._due.values())
 
-    def told(self, at: float) -> None:
-        """A client was told to come again at this instant."""
+    def comes_again(self, at: float) -> None:
+        """A client is to come again at this instant."""
         second = math.ceil(at)
         self._due[second] = self._due.get(second, 0) + 1
 
@@ -223,7 +223,7 @@ def take(limits: KeyLimits, window: Window, *, tokens: int, now: float) -> Booki
 def refusal(
     name: str, limits: KeyLimits, limit: Limit, window: Window, *, tokens: int, now: float, history: History
 ) -> Refused:
-    """What the client of a key is told whose limit is in the way; who is told so is counted."""
+    """The answer to the client of a key whose limit is in the way; each is counted in the history."""
     ahead = history.waiting(now)
     if limit is Limit.IN_FLIGHT:
         most = limits.in_flight
@@ -240,7 +240,7 @@ def refusal(
             f"key {name} may use {most} tokens a minute and used {window.tokens(now)}; "
             f"this request is taken for {min(tokens, most)}"
         )
-    history.told(now + wait)
+    history.comes_again(now + wait)
     return Refused(limit=limit, text=f"{text}; again in {math.ceil(wait)} s", retry_after=wait)
 
 
@@ -276,7 +276,7 @@ def give_back(window: Window, booked: Booking, *, now: float) -> list[Booking]:
 
 
 def over_budget(name: str, limits: KeyLimits, why: str, *, never: bool, now: float) -> Refused:
-    """What the client of a key is told whose dollars of the day do not allow its request. `now`: seconds
+    """The answer to the client of a key whose dollars of the day do not allow its request. `now`: seconds
     since 1970; `why`: the amounts in words; `never`: no day's dollars would.
     """
     text = f"key {name} may spend {dollars(limits.usd_per_day or 0)} a day: {why}"

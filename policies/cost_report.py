@@ -3,7 +3,7 @@
 What it decides: nothing; it counts. Machines are counted by the hour in which they were paid for, what
 providers cost by the day in which it was booked. Of a day that is only partly in the period, a provider's
 money counts by what the tokens of the hours in it weigh. Who bears what of a pool: `policies.attribution`.
-Why: dollars an hour tell nothing to those who ask by the token, nor to those who pay for a team.
+Why: dollars an hour say little to those who ask by the token, or pay for a team.
 Never: the rows of one grouping add up to anything but the whole; what is not known is 0; a provider's money
 counts as saved against on-demand.
 
@@ -51,7 +51,7 @@ _DAY = 86_400.0
 _MINUTE = 1 / 60
 _EPOCH = date(1970, 1, 1).toordinal()
 _LEAST_READY = 60.0
-"""Seconds of a unit in an hour below which the hour tells no rate."""
+"""Seconds of a unit in an hour below which the hour shows no rate."""
 
 
 @value
@@ -69,10 +69,10 @@ class Row:
 
 @value
 class Report:
-    """The rows of a grouping, sorted, and the whole. Hours from `since` up to `until`."""
+    """The rows of a grouping, sorted, and the whole."""
 
-    since: int
-    until: int
+    since: int  # the first hour
+    until: int  # the first hour after the period
     by: tuple[str, ...]
     rows: tuple[Row, ...]
     whole: Row
@@ -210,14 +210,16 @@ class _PoolParts:
         machines, baseline = books.machine_days.get(name, {}), books.baseline_days.get(name, {})
         usage = books.days.get(POOL + name, {})
         for day in sorted(machines.keys() | baseline.keys() | usage.keys()):
-            nodes = self._machines(machines.get(day, ()), baseline.get(day))
+            nodes = self._machines(
+                machines.get(day, ()), baseline.get(day, BaselineHour(pool=name, hour=day))
+            )
             used = self._used(usage.get(day, ()))
             for where, who, sums in crossed(nodes, used):
                 named: dict[str, str | None] = {"pool": name, "day": day_of(day * _DAY), "market": None}
                 named |= zip(self._of_machines, where, strict=True)
                 yield named | dict(zip(self._of_use, who, strict=True)), sums
 
-    def _machines(self, nodes: Sequence[SpendHour], baseline: BaselineHour | None) -> list[Part]:
+    def _machines(self, nodes: Sequence[SpendHour], baseline: BaselineHour) -> list[Part]:
         """The nodes of a day by zone and market; what on-demand would have cost is shared by their units."""
         sums: defaultdict[Group, Sums] = defaultdict(Sums)
         units: defaultdict[Group, int] = defaultdict(int)
@@ -230,8 +232,7 @@ class _PoolParts:
             sums[tuple(None for _ in self._of_machines)] = Sums()
         groups = list(sums)
         weights = [units[group] for group in groups]
-        whole = round(baseline.on_demand_usd * PICO) if baseline else 0
-        missing = _ms(baseline.unpriced) if baseline else 0
+        whole, missing = round(baseline.on_demand_usd * PICO), _ms(baseline.unpriced)
         for group, usd, ms in zip(groups, split(whole, weights), split(missing, weights), strict=True):
             sums[group].on_demand_usd, sums[group].unpriced_unit_ms = usd, ms
         return [Part(group=group, sums=sums[group], weight=sums[group].ready_ms) for group in groups]

@@ -7,8 +7,10 @@ providers is whole picodollars (`policies.spend.PICO`). What machines cost stand
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add, attrgetter
+from typing import Any, TypeVar
 
 from policies.economics import BaselineHour, SpendHour
 from policies.model import Market
@@ -20,38 +22,33 @@ POOL = "pool/"
 PROVIDER = "provider/"
 """How a backend's name begins: `pool/chat`, `provider/claude`."""
 
+_Row = TypeVar("_Row")
+_Key = TypeVar("_Key", bound=Hashable)
 _COUNTS = ("requests", "failed", "estimated", "fresh", "cached", "written", "output")
 _TIMES = ("seconds", "usd", "unit_seconds", "ready_unit_seconds", "unpriced")
-_Whose = tuple[str, int, str, str, str, bool]
-_Where = tuple[str, int, str, Market]
+
+TOKENS = ("fresh", "cached", "written", "output")
+"""The fields of a row that are tokens."""
 
 
 @value
 class UsageHour:
-    """What one key used of one backend in an hour.
-
-    `key` is empty where no key was asked for; `route`, by its first name, where there are no routes; `model`
-    is the adapter, or the provider's model, and empty for the pool's own. `requests` counts all, `failed`
-    those of them that were not answered, or not to the end, `estimated` those whose tokens nobody told.
-    `fresh`, `cached` and `written` are tokens of prompts: read anew, read from a prefix cache, written to it;
-    `output` those of answers. `first_token_s`: seconds from a request's arrival to the first byte of its
-    answer, `seconds` to the end of it, both summed over those that got one.
-    """
+    """What one key used of one backend in an hour."""
 
     hour: int
-    key: str = ""
-    route: str = ""
+    key: str = ""  # empty where no key was asked for
+    route: str = ""  # by its first name; empty where there are no routes
     backend: str
-    model: str = ""
+    model: str = ""  # the adapter, or the provider's model; empty for the pool's own
     requests: int = 0
-    failed: int = 0
-    estimated: int = 0
-    fresh: int = 0
-    cached: int = 0
-    written: int = 0
-    output: int = 0
-    first_token_s: float = 0.0
-    seconds: float = 0.0
+    failed: int = 0  # requests that got no answer, or not to its end
+    estimated: int = 0  # requests whose tokens were not reported
+    fresh: int = 0  # tokens of prompts that were read anew
+    cached: int = 0  # tokens of prompts that were read from a prefix cache
+    written: int = 0  # tokens of prompts that were written to it
+    output: int = 0  # tokens of answers
+    first_token_s: float = 0.0  # from arrival to the first byte, summed over the requests that got one
+    seconds: float = 0.0  # from arrival to the end of the answer, summed likewise
 
 
 @value
@@ -68,21 +65,17 @@ class UsageDay:
 
 @value
 class ProviderDay:
-    """What one model of a provider cost on a day for a route and a key, in picodollars, and what for.
-
-    `unpriced` counts the requests whose price was not known: their money is missing. `estimated` counts those
-    that are in at the most they may have cost.
-    """
+    """What one model of a provider cost on a day for a route and a key, and for what."""
 
     day: str
     provider: str
     route: str
     model: str
     key: str = ""
-    usd: int = 0
+    usd: int = 0  # picodollars
     requests: int = 0
-    estimated: int = 0
-    unpriced: int = 0
+    estimated: int = 0  # requests that are counted at the most they may have cost
+    unpriced: int = 0  # requests without a known price, missing in `usd`
     fresh: int = 0
     cached: int = 0
     written: int = 0
@@ -91,21 +84,15 @@ class ProviderDay:
 
 @value
 class PoolSettings:
-    """What the configuration says of a pool's cost.
-
-    `model` is the name that its engines serve. `people` is the share of people's work. `rate`: tokens/s of
-    one unit at saturation, None where the most that was measured is to hold. `compare` names the API that it
-    is held against as `provider/model`, empty for none. `price`: USD/h of a unit as the file states it, None
-    where only the ledger knows.
-    """
+    """What the configuration says of a pool's cost."""
 
     name: str
-    model: str
+    model: str  # the name that its engines serve
     task: str = "generate"
-    people: float = 0.0
-    rate: float | None = None
-    compare: str = ""
-    price: float | None = None
+    people: float = 0.0  # people's work, as a share of what machines cost
+    rate: float | None = None  # tokens/s of a unit at saturation; None: the highest that was measured
+    compare: str = ""  # the API it is compared with, `provider/model`; empty: none
+    price: float | None = None  # USD/h of a unit by the file; None: only the ledger knows
 
 
 @value
@@ -122,25 +109,22 @@ class RouteSettings:
 class Books:
     """Everything a report is made from.
 
-    Hours from `since` up to `until` are reported; `machines`, `baseline`, `usage` and `providers` may begin
-    earlier, which a rate and a forecast are taken from, and the usage of the days in which the period begins
-    and ends is there in full. `people` is the share of people's work of pools that are not among `pools`.
-    `prices` holds what a `provider/model` asks; a name that is missing has no known price. `now` is in
-    seconds since the epoch. `unread`: `usage` is empty because it could not be read.
+    The rows may begin before the period, for a rate or a forecast, and the usage of the days in which the
+    period begins and ends is complete.
     """
 
-    since: int
-    until: int
-    now: float
+    since: int  # first hour that is reported
+    until: int  # first hour after the period
+    now: float  # seconds since the epoch
     machines: tuple[SpendHour, ...] = ()
     baseline: tuple[BaselineHour, ...] = ()
     usage: tuple[UsageHour, ...] = ()
-    unread: bool = False
+    unread: bool = False  # `usage` is empty because it could not be read
     providers: tuple[ProviderDay, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
-    people: float = 0.0
+    people: float = 0.0  # people's work for pools that are not among `pools`
     routes: tuple[RouteSettings, ...] = ()
-    prices: Mapping[str, Price]
+    prices: Mapping[str, Price]  # by `provider/model`; a missing one is not known
 
     def inside(self, hour: int) -> bool:
         """Whether an hour is reported."""
@@ -155,19 +139,13 @@ class Books:
     def machine_days(self) -> dict[str, dict[int, list[SpendHour]]]:
         """What machines cost within the period, by pool and day since the epoch: a row for each zone and
         market, whose hour is the first of the day, of no region and no instance type."""
-        sums: dict[_Where, list[float]] = {}
-        for row in self.machines:
-            if self.since <= row.hour < self.until:
-                where = (row.pool, row.hour // HOURS_OF_DAY, row.zone, row.market)
-                if (of := sums.get(where)) is None:
-                    of = sums[where] = [0.0] * len(_TIMES)
-                of[0] += row.seconds
-                of[1] += row.usd
-                of[2] += row.unit_seconds
-                of[3] += row.ready_unit_seconds
-                of[4] += row.unpriced
+
+        def where(row: SpendHour) -> tuple[str, int, str, Market]:
+            return row.pool, row.hour // HOURS_OF_DAY, row.zone, row.market
+
         found: defaultdict[str, defaultdict[int, list[SpendHour]]] = defaultdict(lambda: defaultdict(list))
-        for (pool, day, zone, market), times in sums.items():
+        inside = (row for row in self.machines if self.inside(row.hour))
+        for (pool, day, zone, market), times in summed(inside, where, _TIMES).items():
             row = SpendHour(
                 pool=pool,
                 hour=day * HOURS_OF_DAY,
@@ -194,34 +172,22 @@ class Books:
     @lazy
     def ready(self) -> dict[str, dict[int, float]]:
         """Ready unit-seconds by pool and hour, also those before the period."""
-        found: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
-        for row in self.machines:
-            found[row.pool][row.hour] += row.ready_unit_seconds
-        return {pool: dict(hours) for pool, hours in found.items()}
+        return _nested(summed(self.machines, attrgetter("pool", "hour"), ("ready_unit_seconds",)))
 
     @lazy
     def days(self) -> dict[str, dict[int, list[UsageDay]]]:
         """What was used within the period, by backend and day since the epoch: a row for each key, route and
         model, and apart for hours of which no machine was counted."""
-        sums: dict[_Whose, list[int]] = {}
         counted = {(POOL + pool, hour) for pool, hours in self.ready.items() for hour in hours}
-        for row in self.usage:
-            if self.since <= row.hour < self.until:
-                bare = row.backend.startswith(POOL) and counted.isdisjoint(
-                    ((row.backend, row.hour), (row.backend, row.hour - 1))
-                )
-                whose = (row.backend, row.hour // HOURS_OF_DAY, row.key, row.route, row.model, bare)
-                if (of := sums.get(whose)) is None:
-                    of = sums[whose] = [0] * len(_COUNTS)
-                of[0] += row.requests
-                of[1] += row.failed
-                of[2] += row.estimated
-                of[3] += row.fresh
-                of[4] += row.cached
-                of[5] += row.written
-                of[6] += row.output
+
+        def whose(row: UsageHour) -> tuple[str, int, str, str, str, bool]:
+            hours = (row.backend, row.hour), (row.backend, row.hour - 1)
+            bare = row.backend.startswith(POOL) and counted.isdisjoint(hours)
+            return row.backend, row.hour // HOURS_OF_DAY, row.key, row.route, row.model, bare
+
         found: defaultdict[str, defaultdict[int, list[UsageDay]]] = defaultdict(lambda: defaultdict(list))
-        for (backend, day, key, route, model, bare), counts in sums.items():
+        inside = (row for row in self.usage if self.inside(row.hour))
+        for (backend, day, key, route, model, bare), counts in summed(inside, whose, _COUNTS).items():
             named = dict(zip(_COUNTS, counts, strict=True))
             row = UsageHour(
                 hour=day * HOURS_OF_DAY, key=key, route=route, backend=backend, model=model, **named
@@ -232,7 +198,24 @@ class Books:
     @lazy
     def tokens(self) -> dict[str, dict[int, int]]:
         """Tokens by backend and hour, also those before the period."""
-        found: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
-        for row in self.usage:
-            found[row.backend][row.hour] += row.fresh + row.cached + row.written + row.output
-        return {backend: dict(hours) for backend, hours in found.items()}
+        return _nested(summed(self.usage, attrgetter("backend", "hour"), TOKENS))
+
+
+def summed(rows: Iterable[_Row], key: Callable[[_Row], _Key], names: Sequence[str]) -> dict[_Key, list[Any]]:
+    """The sums of the named numbers of rows, by what `key` says of each row."""
+    numbers = [attrgetter(name) for name in names]
+    sums: dict[_Key, list[Any]] = {}
+    for row in rows:
+        found = [number(row) for number in numbers]
+        of = sums.setdefault(key(row), found)
+        if of is not found:
+            of[:] = map(add, of, found)
+    return sums
+
+
+def _nested(sums: Mapping[tuple[str, int], Sequence[Any]]) -> dict[str, dict[int, Any]]:
+    """One number, the sum of all, by name and hour."""
+    found: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+    for (name, hour), numbers in sums.items():
+        found[name][hour] = sum(numbers)
+    return dict(found)

@@ -4,7 +4,7 @@ What it decides: nothing; it counts. All sums are whole numbers, so that parts a
 money in picodollars, times in milliseconds, tokens. What follows is USD and shares.
 Why: what a million tokens cost says little beside what they would have cost elsewhere and how busy the
 machines were, so that all of it is worked out from the same sums.
-Never: what is not known is told as 0: a part without a known price makes the whole unknown, which is None.
+Never: what is not known counts as 0: a part without a known price makes the whole unknown, which is None.
 
 Example: 7 M tokens by a pool that could have served 10 M, $3 and 40 % for people; an API asks $6 for them.
     >>> sums = Sums(machines_usd=3 * PICO, people_usd=12 * PICO // 10, capacity=10**10, ready_ms=3_600_000,
@@ -24,40 +24,34 @@ from policies.spend import PICO
 from policies.unit_cost import break_even
 
 _MTOK: Final = 10**6
+_MS_OF_HOUR: Final = 3_600_000
 
 
 @dataclass(slots=True, kw_only=True)
 class Sums:
-    """Of a group, or of everything.
-
-    `machines_usd` lacks `unpriced_ms` of nodes, and all of the pools that served `uncounted` tokens in hours
-    of which no machine was counted; `providers_usd` lacks `unpriced_requests`; `on_demand_usd` lacks
-    `unpriced_unit_ms`. `served` are the tokens that pools served, of all kinds; `api_usd` is what an API asks
-    for them and lacks `incomparable` ones; `capacity` is what ready units could have served, in thousandths
-    of a token, and lacks those ready for `unrated_ms`.
-    """
+    """Of a group, or of everything. Money in picodollars, times in milliseconds."""
 
     machines_usd: int = 0
-    people_usd: int = 0
-    on_demand_usd: int = 0
+    people_usd: int = 0  # people's work, a share of what machines cost
+    on_demand_usd: int = 0  # what the wanted units would have cost on-demand
     node_ms: int = 0
-    ready_ms: int = 0
-    unpriced_ms: int = 0
-    unpriced_unit_ms: int = 0
-    capacity: int = 0
-    unrated_ms: int = 0
+    ready_ms: int = 0  # of units
+    unpriced_ms: int = 0  # of nodes, missing in `machines_usd`
+    unpriced_unit_ms: int = 0  # of wanted units, missing in `on_demand_usd`
+    capacity: int = 0  # thousandths of a token that ready units could have served
+    unrated_ms: int = 0  # of ready units, missing in `capacity`
     requests: int = 0
-    estimated: int = 0
-    fresh: int = 0
-    cached: int = 0
-    written: int = 0
-    output: int = 0
-    served: int = 0
-    uncounted: int = 0
-    api_usd: int = 0
-    incomparable: int = 0
+    estimated: int = 0  # requests whose tokens were not reported
+    fresh: int = 0  # tokens of prompts that were read anew
+    cached: int = 0  # tokens of prompts that were read from a prefix cache
+    written: int = 0  # tokens of prompts that were written to it
+    output: int = 0  # tokens of answers
+    served: int = 0  # tokens of all kinds that pools served
+    uncounted: int = 0  # those of them in hours without a counted machine: their cost is missing
+    api_usd: int = 0  # what an API asks for `served`
+    incomparable: int = 0  # tokens that are missing in `api_usd`
     providers_usd: int = 0
-    unpriced_requests: int = 0
+    unpriced_requests: int = 0  # missing in `providers_usd`
 
     def add(self, other: Sums) -> None:
         """Take in the sums of another part."""
@@ -77,22 +71,23 @@ class Sums:
     @property
     def machines(self) -> float | None:
         """USD for nodes."""
-        return None if self.unpriced_ms or self.uncounted else self.machines_usd / PICO
+        return _usd(self.machines_usd, self.unpriced_ms, self.uncounted)
 
     @property
     def people(self) -> float | None:
         """USD for people's work."""
-        return None if self.machines is None else self.people_usd / PICO
+        return _usd(self.people_usd, self.unpriced_ms, self.uncounted)
 
     @property
     def providers(self) -> float | None:
         """USD to providers."""
-        return None if self.unpriced_requests else self.providers_usd / PICO
+        return _usd(self.providers_usd, self.unpriced_requests)
 
     @property
     def spent(self) -> float | None:
         """USD for nodes and to providers."""
-        return None if self.machines is None or self.providers is None else self.known
+        paid = self.machines_usd + self.providers_usd
+        return _usd(paid, self.unpriced_ms, self.uncounted, self.unpriced_requests)
 
     @property
     def known(self) -> float:
@@ -102,56 +97,52 @@ class Sums:
     @property
     def on_demand(self) -> float | None:
         """USD that the wanted units would have cost on-demand."""
-        return None if self.unpriced_unit_ms else self.on_demand_usd / PICO
+        return _usd(self.on_demand_usd, self.unpriced_unit_ms)
 
     @property
     def saved(self) -> float | None:
-        """USD saved against on-demand, less than nothing where it cost more."""
-        if self.machines is None or self.on_demand is None:
-            return None
-        return (self.on_demand_usd - self.machines_usd) / PICO
+        """USD saved against on-demand, negative where it cost more."""
+        more = self.on_demand_usd - self.machines_usd
+        return _usd(more, self.unpriced_ms, self.uncounted, self.unpriced_unit_ms)
 
     @property
     def saved_share(self) -> float | None:
         """The same as a share of what on-demand would have cost."""
-        return self.saved / self.on_demand if self.saved is not None and self.on_demand else None
+        return _ratio(self.saved, self.on_demand)
 
     @property
     def usd_per_mtok(self) -> float | None:
         """USD per million tokens, None where none was served."""
-        return self.spent / self.tokens * _MTOK if self.spent is not None and self.tokens else None
+        return _ratio(self.spent, self.tokens, _MTOK)
 
     @property
     def usd_per_mtok_people(self) -> float | None:
         """The same with people's work."""
-        if self.spent is None or not self.tokens:
-            return None
-        return (self.machines_usd + self.people_usd + self.providers_usd) / PICO / self.tokens * _MTOK
+        paid = self.machines_usd + self.people_usd + self.providers_usd
+        usd = _usd(paid, self.unpriced_ms, self.uncounted, self.unpriced_requests)
+        return _ratio(usd, self.tokens, _MTOK)
 
     @property
     def api(self) -> float | None:
         """USD that an API asks for what pools served."""
-        return None if self.incomparable else self.api_usd / PICO
+        return _usd(self.api_usd, self.incomparable)
 
     @property
     def api_per_mtok(self) -> float | None:
         """The same for a million tokens."""
-        return self.api / self.served * _MTOK if self.api is not None and self.served else None
+        return _ratio(self.api, self.served, _MTOK)
 
     @property
     def utilisation(self) -> float | None:
         """Tokens that pools served over what their ready units could have served, both in the hours of which
         machines were counted."""
-        if not self.capacity or self.unrated_ms:
-            return None
-        return (self.served - self.uncounted) * 1000 / self.capacity
+        served = None if self.unrated_ms else (self.served - self.uncounted) * 1000
+        return _ratio(served, self.capacity)
 
     @property
     def usd_per_unit_hour(self) -> float | None:
         """USD for an hour of one ready unit, without people's work."""
-        if self.machines is None or not self.ready_ms:
-            return None
-        return self.machines / (self.ready_ms / 3_600_000)
+        return _ratio(self.machines, self.ready_ms / _MS_OF_HOUR)
 
     @property
     def break_even(self) -> float | None:
@@ -162,6 +153,16 @@ class Sums:
             return None
         people = self.people_usd / self.machines_usd if self.machines_usd else 0.0
         return break_even(price=price, rate=self.capacity / self.ready_ms, api=api, people=people)
+
+
+def _usd(amount: int, *missing: int) -> float | None:
+    """USD of picodollars; None where anything is missing in them."""
+    return None if any(missing) else amount / PICO
+
+
+def _ratio(amount: float | None, of: float | None, times: int = 1) -> float | None:
+    """`amount / of * times`; None where either is not known, or there is nothing to divide by."""
+    return amount / of * times if amount is not None and of else None
 
 
 NAMES: Final = tuple(field.name for field in fields(Sums))

@@ -6,8 +6,8 @@ Why: traffic of people has a week, and a pool that is sized by a mean is short e
 Growth is the median of all comparisons of two days that are whole weeks apart, hour against hour, each with
 the weight of the weeks between them (Theil and Sen's estimator): one bad day, a spike, or hours without a
 gateway do not move it.
-Never: a trend from less than two weeks, or a week's pattern from less than one. An hour in which nobody asked
-tells nothing of growth: an idle pool looks just like a gateway that is down.
+Never: a trend from less than two weeks, or a week's pattern from less than one. An hour without requests
+says nothing of growth: an idle pool looks just like a gateway that is down.
 
 Hours are whole hours since the epoch (`seconds // 3600`), in UTC; those of a week count from Monday 0:00.
 Rates are tokens a second on the mean of an hour; what happens within it is the headroom's business.
@@ -45,17 +45,13 @@ _OUTER = 0.1  # share of all weights below the lower, and above the upper end of
 
 @value
 class Growth:
-    """How demand changes: `weekly` is the factor from one week to the next.
+    """How demand changes from week to week."""
 
-    `low` and `high`: eight of ten comparisons lie between. `pairs`: how many comparisons, 0 where the factor
-    is not measured. `capped`: it was faster than anything that goes on for long.
-    """
-
-    weekly: float = 1.0
-    low: float = 1.0
-    high: float = 1.0
-    pairs: int = 0
-    capped: bool = False
+    weekly: float = 1.0  # factor from one week to the next
+    low: float = 1.0  # one of ten comparisons is lower
+    high: float = 1.0  # one of ten comparisons is higher
+    pairs: int = 0  # comparisons; 0: the factor is not measured
+    capped: bool = False  # it was faster than anything that goes on for long
 
 
 @value
@@ -69,17 +65,15 @@ class Spike:
 
 @value
 class Demand:
-    """What is asked for at any hour. `week`: tokens a second for each hour of the week at `now`, 0 where
-    nobody asked. `spike`: where the highest of them rests on one hour alone. `hours`: from the first request
-    to `now`; `active`: hours with requests among them; `weeks`: most samples of an hour of the week."""
+    """What is asked for at any hour."""
 
     now: int
-    week: tuple[float, ...]
+    week: tuple[float, ...]  # tokens a second for each hour of the week at `now`; 0: no requests
     growth: Growth
-    hours: int
-    active: int
-    weeks: int
-    spike: Spike | None = None
+    hours: int  # from the first request to `now`
+    active: int  # hours with requests among them
+    weeks: int  # most samples of an hour of the week
+    spike: Spike | None = None  # where the highest of `week` rests on one hour alone
 
     def at(self, hour: int, weekly: float | None = None) -> float:
         """Tokens a second in that hour, at the measured growth or another."""
@@ -95,7 +89,7 @@ class Demand:
 
 @value
 class TooLittle:
-    """Why there is no plan: so many `hours` of history of those it `needs`; 0: nobody asked at all."""
+    """Why there is no plan: so many `hours` of history of those it `needs`; 0: no request at all."""
 
     hours: int
     needs: int = LEAST
@@ -179,8 +173,8 @@ def _bounded(slope: float) -> float:
 
 
 def _by_hour_of_week(past: Mapping[int, float], now: int, weekly: float) -> list[list[tuple[float, int]]]:
-    """Of each hour of the week: (tokens a second at today's level, hour), highest last. A week in which
-    nobody asked at that hour counts with nothing."""
+    """Of each hour of the week: (tokens a second at today's level, hour), highest last. A week without
+    requests at that hour counts as 0."""
     found: list[list[tuple[float, int]]] = [[] for _ in range(WEEK)]
     for hour in range(min(past), now):
         level = weekly ** ((now - hour) / WEEK)

@@ -77,21 +77,16 @@ def on_demand_price(fleet: Fleet) -> float | None:
 
 @value
 class Charge:
-    """A node's bill for a part of one hour: USD, and the seconds it bills for.
-
-    `unpriced`: those of the seconds that its USD lack, since the price was not known; less than nothing where
-    they are paid later. `unit_seconds`: the seconds times the units that it serves; `ready_unit_seconds`:
-    those in which its engine answered.
-    """
+    """A node's bill for a part of one hour."""
 
     node: str
     placement: Placement
     hour: int
-    seconds: float
+    seconds: float  # that it bills for
     usd: float
-    unit_seconds: float = 0.0
-    ready_unit_seconds: float = 0.0
-    unpriced: float = 0.0
+    unit_seconds: float = 0.0  # the seconds times the units that it serves
+    ready_unit_seconds: float = 0.0  # those of them in which its engine answered
+    unpriced: float = 0.0  # seconds missing in `usd` for want of a price; negative where they are paid later
 
     def plus(self, earlier: Charge) -> Charge:
         """Both bills of the same node and hour as one."""
@@ -107,17 +102,13 @@ class Charge:
 
 @value
 class BaselineHour:
-    """What a pool's wanted units would have cost on-demand in an hour, or a part of it, in USD.
-
-    `wanted_unit_seconds`: the units that were wanted, times the seconds; `unpriced`: those of them that the
-    USD lack, since no price of on-demand was known.
-    """
+    """What a pool's wanted units would have cost on-demand in an hour, or a part of it."""
 
     pool: str
     hour: int
     on_demand_usd: float = 0.0
-    wanted_unit_seconds: float = 0.0
-    unpriced: float = 0.0
+    wanted_unit_seconds: float = 0.0  # units that were wanted, times the seconds
+    unpriced: float = 0.0  # those of them that are missing in `on_demand_usd`, for want of a price
 
     def plus(self, earlier: BaselineHour) -> BaselineHour:
         """Both parts of the same hour as one."""
@@ -172,13 +163,13 @@ def by_hour(since: float, until: float) -> Iterator[tuple[int, float]]:
 
 @value
 class Paid:
-    """What a bill depends on: price (USD/h, None where not known), units, and whether it serves."""
+    """What a bill depends on."""
 
     node: str
     placement: Placement
-    price: float | None
+    price: float | None  # USD/h; None: not known
     units: int
-    ready: bool
+    ready: bool  # its engine answers
 
 
 def paid(fleet: Fleet) -> dict[str, Paid]:

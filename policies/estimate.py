@@ -4,7 +4,7 @@ What it decides: how many units a traffic takes, and whether they or the API are
 people's work included on the side of the machines. Where a machine's tokens/s are not known, how many it
 would have to take for that.
 Why: the question comes before the first machine, when there is a bill and no measurement.
-Never: a rate is guessed; a fleet that is too small for the busiest hour is told as enough; a verdict without
+Never: a rate is guessed; a fleet that is too small for the busiest hour counts as enough; a verdict without
 both prices.
 
 Example: 50 M tokens a day at $3 a million, on units at $3 an hour that take 500 tokens/s, 40 % for people.
@@ -52,22 +52,17 @@ class Machine:
 
 @value
 class Weighed:
-    """A machine held against the API. None where it is not known.
-
-    `units` take the busiest hour; `utilisation` is the mean of theirs. `break_even` is the utilisation of one
-    unit, and `pays_from` the tokens a month, above which it is cheaper; `needs_rate` the tokens/s that a unit
-    would have to take to be cheaper for this traffic, where its rate is not known.
-    """
+    """A machine compared with the API. None where it is not known."""
 
     machine: Machine
-    units: int | None = None
+    units: int | None = None  # that serve the busiest hour
     usd_per_month: float | None = None
     api_per_month: float | None = None
     usd_per_mtok: float | None = None
-    utilisation: float | None = None
-    break_even: float | None = None
-    pays_from: float | None = None
-    needs_rate: float | None = None
+    utilisation: float | None = None  # mean of the units
+    break_even: float | None = None  # utilisation of one unit above which it is cheaper
+    pays_from: float | None = None  # tokens a month above which it is cheaper
+    needs_rate: float | None = None  # tokens/s a unit needs to be cheaper, where its rate is not known
     cheaper: Cheaper = "unknown"
     advice: str
 

@@ -5,10 +5,10 @@ which of these to report: a provider stands in on a route, or the route is back;
 a cap is near, or requests are refused because of it. What a fallback cost is worked out from the spend
 file's sums, which every process adds to, so a restart of daemon or gateway changes nothing of it.
 
-Why: a bill that nobody knew of is the worst surprise of a paid fallback, and the journal is read by people.
+Why: a bill without a warning is the worst surprise of a paid fallback, and the journal is read by people.
 A backend that comes and goes must not fill it: a provider has to stand in at every look of 10 s to be one
 that does, and at none of 60 s to be one that did. So a single request that found its pool busy is no event;
-it is counted and paid for all the same. A provider that failed is back when one of its answers was whole.
+it is still counted and paid for. A provider that failed is back when one of its answers was whole.
 
 Never: a thing is reported twice, also over a restart; a fallback ends, or a provider is back, because the
 gateway could not be asked; a cap is reported more than twice on its day, once as near and once as reached.
@@ -52,13 +52,13 @@ News = FallbackBegan | FallbackEnded | ProviderFailing | ProviderBack | CapNear 
 
 @value
 class Spent:
-    """What was paid for on one UTC day at one provider for one route: requests, picodollars."""
+    """What was paid for on one UTC day at one provider for one route."""
 
     day: str
     provider: str
     route: str
     requests: int
-    amount: int
+    amount: int  # picodollars
 
 
 @value
@@ -96,17 +96,15 @@ class CapLook:
 
 @value
 class Look:
-    """What is seen at one moment. `heard`: the gateway answered; without it there are neither routes nor
-    providers. `spent`: of the day, and of all days since the oldest fallback that is not over.
-    """
+    """What is seen at one moment."""
 
     at: float
     day: str
-    heard: bool = True
+    heard: bool = True  # the gateway answered; without it there are neither routes nor providers
     routes: tuple[RouteLook, ...] = ()
     providers: tuple[ProviderLook, ...] = ()
     caps: tuple[CapLook, ...] = ()
-    spent: tuple[Spent, ...] = ()
+    spent: tuple[Spent, ...] = ()  # of the day, and of all days since the oldest fallback that is not over
 
 
 @value
@@ -120,18 +118,15 @@ class Sum:
 
 @value
 class Watch:
-    """What is remembered from look to look, and not over a restart.
+    """What is remembered from look to look, and not over a restart."""
 
-    `sums`: of each route at the last look; `on`: since when a provider stands in, and the sum before that;
-    `off`: since when none does on a route whose fallback was reported; `unsound`: since when a provider is;
-    `refused`: by each cap, at the last look.
-    """
-
-    sums: Mapping[str, Sum] = field(default_factory=dict)
-    on: Mapping[str, tuple[float, Sum]] = field(default_factory=dict)
-    off: Mapping[str, float] = field(default_factory=dict)
-    unsound: Mapping[str, float] = field(default_factory=dict)
-    refused: Mapping[str, int] = field(default_factory=dict)
+    sums: Mapping[str, Sum] = field(default_factory=dict)  # by route, at the last look
+    on: Mapping[str, tuple[float, Sum]] = field(
+        default_factory=dict
+    )  # since when one stands in, and the sum before
+    off: Mapping[str, float] = field(default_factory=dict)  # since when none does on a route with a fallback
+    unsound: Mapping[str, float] = field(default_factory=dict)  # since when a provider is not sound
+    refused: Mapping[str, int] = field(default_factory=dict)  # by cap, at the last look
 
 
 def news(look: Look, watch: Watch, memory: Memory) -> tuple[Watch, tuple[News, ...]]:
@@ -202,14 +197,15 @@ def _providers(look: Look, watch: Watch, memory: Memory) -> Iterator[News]:
 
 def _caps(look: Look, watch: Watch, memory: Memory) -> Iterator[News]:
     for each in look.caps:
-        told = memory.caps.get(each.about)
-        today = told is not None and told.day == look.day
+        reported = memory.caps.get(each.about)
+        if reported is not None and reported.day != look.day:
+            reported = None
         if each.used < NEAR * each.cap:  # one request that is too large for what is left of it is no news
             continue
         reached = each.refused > watch.refused.get(each.about, each.refused)
-        if reached and not (today and told is not None and told.reached):
+        if reached and not (reported and reported.reached):
             yield CapReached(at=look.at, about=each.about, day=look.day, used=each.used, cap=each.cap)
-        elif not today:
+        elif reported is None:
             yield CapNear(at=look.at, about=each.about, day=look.day, used=each.used, cap=each.cap)
 
 
@@ -217,15 +213,21 @@ def _since(spent: Iterable[Spent], route: RouteLook, before: Sum) -> Sum:
     """What stand-ins were paid for on a route beyond `before`, on its day and after. Never negative: a spend
     file that was replaced begins anew.
     """
-    rows = [row for row in _rows(spent, route) if row.day >= before.day]
-    requests, amount = sum(row.requests for row in rows), sum(row.amount for row in rows)
-    return Sum(
-        day=before.day, requests=max(0, requests - before.requests), amount=max(0, amount - before.amount)
+    paid = _added(before.day, (row for row in _rows(spent, route) if row.day >= before.day))
+    return replace(
+        paid,
+        requests=max(0, paid.requests - before.requests),
+        amount=max(0, paid.amount - before.amount),
     )
 
 
 def _sum(spent: Iterable[Spent], route: RouteLook, day: str) -> Sum:
-    rows = [row for row in _rows(spent, route) if row.day == day]
+    return _added(day, (row for row in _rows(spent, route) if row.day == day))
+
+
+def _added(day: str, rows: Iterable[Spent]) -> Sum:
+    """What these rows come to, as a sum of the day."""
+    rows = list(rows)
     return Sum(day=day, requests=sum(row.requests for row in rows), amount=sum(row.amount for row in rows))
 
 

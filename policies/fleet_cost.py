@@ -27,25 +27,19 @@ _NEGLIGIBLE = 1e-9
 
 @dataclass(slots=True)
 class Zone:
-    """One spot placement as the search sees it. Prices are shares of the on-demand price, rates per hour.
-
-    `rate` is the hazard now, `outlook` the losses per hour of use over the hours to come. `down` is the
-    chance that a loss is under way and not yet replaced, by the rate; `down_later` by the outlook.
-    `whole` is the chance that a loss takes all nodes. `count` are the nodes there, ready or coming, `present`
-    those that the cloud describes, `working` those that have booted.
-    """
+    """One spot placement as the search sees it."""
 
     offering: Offering
-    price: float
-    rate: float
-    outlook: float
-    down: float
-    down_later: float
-    whole: float
+    price: float  # a share of the on-demand price
+    rate: float  # losses per hour now: the hazard
+    outlook: float  # losses per hour of use over the hours to come
+    down: float  # chance that a loss is under way and not yet replaced, by the rate
+    down_later: float  # the same by the outlook
+    whole: float  # chance that a loss takes all nodes
     open: bool
-    count: int = 0
-    present: int = 0
-    working: int = 0
+    count: int = 0  # nodes there, ready or coming
+    present: int = 0  # nodes that the cloud describes
+    working: int = 0  # nodes that have booted
 
 
 class FleetCost:
@@ -150,6 +144,15 @@ class FleetCost:
     def here(self) -> float:
         """The least J with the spot nodes as they are."""
         return self.best(self.missing(), self.spot, self.spot_cost())[0]
+
+    def moved(self, source: int, target: int) -> float:
+        """The least J with one spot node of one zone in another."""
+        self.counts[source] -= 1
+        self.counts[target] += 1
+        found = self.here()
+        self.counts[source] += 1
+        self.counts[target] -= 1
+        return found
 
     def gain_of_one_more(self, i: int, here: float) -> float:
         """By how much one more node in zone i lowers J."""

@@ -37,19 +37,15 @@ _STUDENT: Final = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94)
 
 @value
 class Forecast:
-    """A month's cost in USD. `since`: the begin of what is counted in `so_far`, in seconds since the epoch.
-
-    `hours`: whole hours that the pace is taken from. 19 of 20 such months end above `low`, and as many below
-    `high`, if their days differ no more than those that were seen.
-    """
+    """A month's cost in USD. None: too little was counted."""
 
     month: str
     so_far: float
-    since: float
+    since: float  # begin of what is counted in `so_far`, seconds since the epoch
     expected: float | None
-    low: float | None
-    high: float | None
-    hours: int
+    low: float | None  # 19 of 20 such months end above it, if days differ no more than those seen
+    high: float | None  # 19 of 20 end below it
+    hours: int  # whole hours that the pace is taken from
     text: str
 
 

@@ -57,7 +57,7 @@ class Remedy(StrEnum):
     """What a fault asks for, from the least to the most."""
 
     NOTHING = "nothing"
-    PERSON = "person"  # somebody must look; nothing is done to the node
+    PERSON = "person"  # a person must look; nothing is done to the node
     RESTART = "restart"  # of the engine
     RESET = "reset"  # of the GPU, with nothing running on it
     REPLACE = "replace"  # the machine must boot anew, or another one take its place
@@ -88,7 +88,7 @@ REMEDIES: Final[Mapping[Bucket, Remedy]] = {
     Bucket.XID_154: Remedy.NOTHING,
 }
 """What each of the catalogue's actions comes to here. The registers in the text of an NVLink error are not
-decoded: a person is told, and an engine that it stops is replaced as one that does not answer."""
+decoded: a person is notified, and an engine that it stops is replaced as one that does not answer."""
 
 _RECOVERY: Final[Mapping[str, Remedy]] = {
     "drain p2p": Remedy.RESTART,

@@ -13,7 +13,9 @@ Example: four nodes have 10 requests each and make 500, 510, 490 and 120 tokens 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from operator import attrgetter
 from statistics import median
 
 from policies.gpu_readings import GpuState, run_since
@@ -56,21 +58,21 @@ def paces(
     engines: Mapping[str, EngineReading], gpus: Mapping[str, GpuState], kinds: Mapping[str, object]
 ) -> Mapping[str, Pace]:
     """How fast each node is beside its peers. `kinds`: nodes with the same one are peers."""
-    works = [r for r in engines.values() if r.rate is not None and r.load > 0.0 and r.node in kinds]
-    each = _beside({r.node: (r.rate or 0.0) / r.load for r in works}, kinds)
-    in_all = _beside({r.node: r.rate or 0.0 for r in works}, kinds)
-    clocks = {n: g.clock for n, g in gpus.items() if g.clock is not None and n in kinds}
+    works = {r.node: (r.rate, r.load) for r in engines.values() if r.rate is not None and r.load > 0.0}
+    each = _beside({node: rate / load for node, (rate, load) in works.items()}, kinds)
+    in_all = _beside({node: rate for node, (rate, _) in works.items()}, kinds)
+    clocks = _beside({node: gpu.clock for node, gpu in gpus.items() if gpu.clock is not None}, kinds)
     found = {node: Pace(share=max(share, in_all[node]), by="tokens") for node, share in each.items()}
-    for node, share in _beside(clocks, kinds).items():
-        if node not in found or share < found[node].share:
-            found[node] = Pace(share=share, by="clocks")
+    for node, share in clocks.items():
+        pace = Pace(share=share, by="clocks")
+        found[node] = min(found.get(node, pace), pace, key=attrgetter("share"))
     return found
 
 
 def watch(
     states: Mapping[str, GpuState], found: Mapping[str, Pace], rules: GpuRules, now: float
 ) -> Mapping[str, GpuState]:
-    """The states of nodes with what is slow now. Only that makes a state of a node whose GPUs nobody read."""
+    """The states of nodes with what is slow now. A node without readings has one only while slow."""
     slow = {node: pace for node, pace in found.items() if pace.share < rules.slow_share}
     if not slow:
         return states
@@ -85,11 +87,10 @@ def watch(
 
 
 def _beside(values: Mapping[str, float], kinds: Mapping[str, object]) -> Mapping[str, float]:
-    """Each value as a share of the median of its kind, where there are enough."""
-    found = {}
-    for kind in dict.fromkeys(kinds[node] for node in values):
-        ours = {node: value for node, value in values.items() if kinds[node] == kind}
-        middle = median(ours.values())
-        if len(ours) >= FEWEST and middle > 0.0:
-            found.update({node: value / middle for node, value in ours.items()})
-    return found
+    """Each value as a share of the median of its kind, where there are enough; nodes of no kind have none."""
+    peers: defaultdict[object, dict[str, float]] = defaultdict(dict)
+    for node, made in values.items():
+        if node in kinds:
+            peers[kinds[node]][node] = made
+    enough = [(ours, median(ours.values())) for ours in peers.values() if len(ours) >= FEWEST]
+    return {node: made / middle for ours, middle in enough if middle > 0.0 for node, made in ours.items()}

@@ -1,7 +1,7 @@
-"""What a node's GPUs say of themselves, whoever read it, and what one look after another makes of it.
+"""What a node's GPUs say of themselves, and what one look after another makes of it.
 
 What it decides: what the readings of one node ask for by themselves, and since when it has been throttled.
-Why: an agent reads NVML or nvidia-smi, the daemon a DCGM exporter; all of them tell the same few numbers, and
+Why: an agent reads NVML or nvidia-smi, the daemon a DCGM exporter; all of them show the same few numbers, and
 what follows from them must not depend on who read them.
 Never: a clock that is held back by choice, for an idle GPU or by the power limit that is set counts as
 throttled; a run of looks ends with one look that shows nothing, since a GPU at its limit goes back and forth.
@@ -25,7 +25,7 @@ from policies.gpu_errors import Asked, Remedy, asked_for, gravest
 from policies.value import replace, value
 
 FRESH = 60.0
-"""Seconds for which a reading tells of now: a few heartbeats."""
+"""Seconds for which a reading holds: a few heartbeats."""
 
 GAP = 60.0
 """Seconds without a sign of trouble after which a run of it is over."""
@@ -34,7 +34,7 @@ MOST_XIDS = 64
 """Errors of one node that are remembered."""
 
 CONTAINED = 94
-"""The Xid of uncorrected errors that ended one program and harm no other; counters do not tell them apart."""
+"""The Xid of uncorrected errors that ended one program and harm no other; counters count them too."""
 
 WORKS = 50.0
 """Percent of utilisation from which a GPU's clock says how fast it can be."""
@@ -45,7 +45,7 @@ _SLOWDOWNS = (
     (0x80, "power brake"),
     (0x08, "hardware slowdown"),
 )
-"""Reasons for slower clocks that nobody chose. The others are: idle 0x1, application clocks 0x2, power cap
+"""Reasons for slower clocks that are not by choice. The others: idle 0x1, application clocks 0x2, power cap
 0x4, sync boost 0x10, display clock 0x100."""
 
 REASONS = {
@@ -55,15 +55,14 @@ REASONS = {
     0x40: "hw-thermal",
     0x80: "power-brake",
 }
-"""Short names of reasons that metrics tell apart. A power cap is a limit that somebody has set."""
+"""Short names of reasons, for metrics. A power cap is a limit that was set on purpose."""
 
 
 @value
 class GpuReading:
-    """One GPU as its driver shows it; None for what it does not tell.
+    """One GPU as its driver shows it; None for what it does not show.
 
-    Memory errors count since the driver was loaded, pages and rows for the life of the board. `state` is
-    empty for a GPU that answers, else what the driver says instead, such as "lost".
+    Memory errors count since the driver was loaded, pages and rows for the life of the board.
     """
 
     index: int
@@ -85,7 +84,7 @@ class GpuReading:
     remapped_rows: float | None = None
     remap_pending: float | None = None  # 1: some wait for a reset
     remap_failed: float | None = None  # 1: some could not be replaced
-    state: str = ""
+    state: str = ""  # what the driver says of a GPU that does not answer, such as "lost"
 
 
 @value
@@ -103,42 +102,36 @@ class Xid:
 
 @value
 class NodeGpus:
-    """The GPUs of one node at one look. `source`: who read them, "agent" or "dcgm"; `error`: why not all."""
+    """The GPUs of one node at one look."""
 
     node: str
     at: float
-    source: str
+    source: str  # who read them, "agent" or "dcgm"
     gpus: tuple[GpuReading, ...] = ()
     xids: tuple[Xid, ...] = ()
-    error: str = ""
+    error: str = ""  # why not all were read
 
 
 @value
 class GpuState:
-    """What is known of one node's GPUs, and of its speed.
-
-    `at`: when they were read, None while nobody has. `remedy`, `fault`: what they ask for, and why.
-    `throttle`: what slowed them when that was seen last, at `throttled_at`, of the run that began at
-    `throttled_since`. `clock`: the mean of those that work, MHz. `slow`, `slow_at`, `slow_since`: the same of
-    a node that is slower than its peers (`policies.gpu_peers`).
-    """
+    """What is known of one node's GPUs, and of its speed."""
 
     node: str
-    at: float | None = None
+    at: float | None = None  # when the GPUs were read; None: never
     source: str = ""
-    remedy: Remedy = Remedy.NOTHING
-    fault: str = ""
-    throttle: str = ""
-    throttled_at: float | None = None
-    throttled_since: float | None = None
-    clock: float | None = None
-    slow: str = ""
-    slow_at: float | None = None
-    slow_since: float | None = None
+    remedy: Remedy = Remedy.NOTHING  # what the readings ask for
+    fault: str = ""  # why
+    throttle: str = ""  # what slowed the GPUs when that was seen last
+    throttled_at: float | None = None  # when it was seen last
+    throttled_since: float | None = None  # when that run began
+    clock: float | None = None  # mean of the GPUs that work, MHz
+    slow: str = ""  # how the node is slower than its peers (`policies.gpu_peers`)
+    slow_at: float | None = None  # when it was seen last
+    slow_since: float | None = None  # when that run began
 
 
 def throttled(reasons: float | None) -> str:
-    """What slows a GPU that nobody chose, in words; empty where nothing does."""
+    """What slows a GPU and is not by choice, in words; empty where nothing does."""
     bits = 0 if reasons is None or not 0 <= reasons < 2**53 else int(reasons)
     return ", ".join(words for bit, words in _SLOWDOWNS if bits & bit)
 
@@ -171,7 +164,7 @@ def follow(before: GpuState | None, looked: NodeGpus | None, now: float) -> GpuS
 
 
 def with_earlier(before: NodeGpus | None, looked: NodeGpus) -> NodeGpus:
-    """A look with the errors that earlier ones saw, for a source that tells only of the last one."""
+    """A look with the errors that earlier ones saw, for a source that shows only the last one."""
     if before is None:
         return looked
     known = {(x.pci, x.code): x for x in (*before.xids, *looked.xids)}
@@ -180,14 +173,19 @@ def with_earlier(before: NodeGpus | None, looked: NodeGpus) -> NodeGpus:
 
 def run_since(since: float | None, seen_at: float | None, now: float) -> float:
     """When a run of trouble began that is seen now: the one of before goes on unless it was over."""
-    return now if since is None or seen_at is None or now - seen_at > GAP else since
+    run = _run(since, seen_at, now)
+    return run[0] if run else now
 
 
 def lasts(since: float | None, seen_at: float | None, now: float) -> float:
     """Seconds from the first to the last sign of a run of trouble that is not over; 0 for none."""
-    if since is None or seen_at is None or now - seen_at > GAP:
-        return 0.0
-    return seen_at - since
+    began, last = _run(since, seen_at, now) or (0.0, 0.0)
+    return last - began
+
+
+def _run(since: float | None, seen_at: float | None, now: float) -> tuple[float, float] | None:
+    """The first and the last sign of a run of trouble that is not over; None for none."""
+    return None if since is None or seen_at is None or now - seen_at > GAP else (since, seen_at)
 
 
 def _asked(looked: NodeGpus) -> Iterator[Asked]:

@@ -10,7 +10,7 @@ The mathematics, per spot placement:
 * A spell of age a (hours watched without bad news) ends with hazard ``h(a) = SHAPE / (a + SCALE) + RATE`` per
   hour. This is the hazard of a gamma mixture of exponentials (a Lomax law) plus a constant: some spells are
   short-lived, some are not, and the longer one has lasted the surer it is of the second kind.
-* Time during which nobody looked is worth little: the spell may have ended and another begun. With the last
+* Time without a look is worth little: the spell may have ended and another begun. With the last
   look at age a, u hours ago, the spell is still the same with probability ``S = ((a + SCALE) / (a + u +
   SCALE)) ** SHAPE * exp(-RATE * u)``; else the zone counts as a zone found open at random u hours after bad
   news, whose spell looks ``CREDIT * ln(1 + u / CREDIT_SCALE)`` old.
@@ -75,23 +75,18 @@ _HOUR = 3600.0
 
 @value
 class ZoneHistory:
-    """What is remembered of one spot placement. Times are seconds since the epoch, ages hours.
+    """What is remembered of one spot placement. Times are seconds since the epoch, ages hours."""
 
-    `held`: nodes held now. `age`: the spell's age at `seen_at`, the last instant that anything is known of.
-    `bad_at`: the last bad news. `expected`, `losses` and `whole` are decayed sums as of `seen_at`.
-    `losing_since`, `losing_of`, `lost`: the last loss, the nodes held when it began, the nodes it took.
-    """
-
-    held: int = 0
-    seen_at: float = 0.0
-    age: float = 0.0
-    bad_at: float = 0.0
-    expected: float = 0.0
-    losses: float = 0.0
-    whole: float = 0.0
-    losing_since: float | None = None
-    losing_of: int = 0
-    lost: int = 0
+    held: int = 0  # nodes held now
+    seen_at: float = 0.0  # the last instant that anything is known of
+    age: float = 0.0  # of the spell at `seen_at`
+    bad_at: float = 0.0  # the last bad news
+    expected: float = 0.0  # losses foretold: a decayed sum as of `seen_at`
+    losses: float = 0.0  # losses that happened, decayed likewise
+    whole: float = 0.0  # how much of the nodes beyond the first they took, decayed likewise
+    losing_since: float | None = None  # the last loss
+    losing_of: int = 0  # nodes held when it began
+    lost: int = 0  # nodes it took
 
 
 @value
@@ -144,7 +139,7 @@ def rate(zone: ZoneHistory, now: float, *, factor: float = 1.0, storm: bool = Fa
 def outlook(zone: ZoneHistory, now: float, *, factor: float = 1.0, hours: float = 6.0) -> float:
     """Losses per hour of use, over the coming `hours`, of a node that is there now or launched now.
 
-    A young spell is risky for a short while and worth having all the same if it may become an old one: this
+    A young spell is risky for a short while and still worth having if it may become an old one: this
     is the chance to be lost within the horizon over the time expected to be used. The integral of the
     survival is taken by Simpson's rule on a grid that is fine where the survival falls steeply.
     """

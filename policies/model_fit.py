@@ -1,6 +1,6 @@
 """Whether a model fits into the memory of a machine's GPUs.
 
-What it decides: nothing at run time; it tells `validate` before any money is spent whether an engine could
+What it decides: nothing at run time; `validate` asks it before any money is spent whether an engine could
 start on an instance type, and what to change when it could not. Needed on each GPU: its share of the weights,
 its share of the key-value cache of one request of full length, the places of its adapters, and a fixed amount
 for activations and CUDA graphs. The engine takes `utilisation` of the GPU's memory.
@@ -44,30 +44,26 @@ _ROOMY = 0.9  # share of the permitted memory that smaller weights may take: ano
 _EASY = 0.96  # the same for more GPUs or shorter requests: each GPU more is paid by the hour
 _PACKED = 1.06  # 4-bit weights of no known shape keep some layers in 16 bits
 _SMALLER = (FP8, AWQ)
-_SHORTEST = 1024  # tokens of a request, below which nobody is served
+_SHORTEST = 1024  # tokens of a request, below which a request is of no use
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 
 
 @value
 class Need:
-    """What an engine has to hold: `parameters` as a count, the `form` of its weights, `context` in tokens of
-    the longest request, `cache_bits` of a cached value, `slots` for adapters of at most `rank`, which are
-    taken whether any is loaded or not. `graphs`: whether it captures CUDA graphs. `blocks`: FP8 weights have
-    scales for blocks of so many rows, 0 for none. `offload`: GiB of each GPU's weights that lie in the
-    machine's own memory. `draft`: GiB of another model that drafts for it, with its cache."""
+    """What an engine has to hold."""
 
-    parameters: float
-    context: int
-    form: Format = WHOLE
+    parameters: float  # how many
+    context: int  # tokens of the longest request
+    form: Format = WHOLE  # of the weights
     shape: Shape | None = None
-    cache_bits: int = 16
-    slots: int = 0
-    rank: int = 16
-    graphs: bool = True
-    blocks: int = 0
-    offload: float = 0.0
-    draft: float = 0.0
+    cache_bits: int = 16  # of a cached value
+    slots: int = 0  # places for adapters, taken whether any is loaded or not
+    rank: int = 16  # the highest of an adapter
+    graphs: bool = True  # it captures CUDA graphs
+    blocks: int = 0  # FP8 weights have scales for blocks of so many rows; 0: none
+    offload: float = 0.0  # GiB of each GPU's weights that lie in the machine's own memory
+    draft: float = 0.0  # GiB of another model that drafts for it, with its cache
 
     @property
     def bits(self) -> int:
@@ -280,7 +276,7 @@ def too_few(gpus: Gpus, split: Split) -> str:
 
 def alone(need: Need, gpus: Gpus) -> Verdict:
     """Whether the weights alone fit on all GPUs of a machine: all that can be said of an engine whose flags
-    nobody reads here."""
+    are not known."""
     used = need.weights / (gpus.memory * gpus.count)
     text = (
         f"{_size(need.parameters)} in {need.bits} bits needs about {need.weights * GIB / 1e9:.0f} GB for its "

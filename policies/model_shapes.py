@@ -31,33 +31,25 @@ from policies.value import replace, value
 
 @value
 class Shape:
-    """One model. `parameters` and `spread` (those in experts that share a layer) are counts.
+    """One model."""
 
-    `layers` hold attention; `whole` of them the whole request, the others the last `window` tokens (0:
-    layers of linear attention, which hold a state that does not grow). A key or value has `head` numbers for
-    each of `kv_heads`; with `latent` a layer holds so many numbers for a token instead, whatever its heads.
-    `inner` is the width of an MLP, or of one expert. `wide`: parameters that quantised weights keep in 16
-    bits. `native`: what names the form of its publisher's weights, where those are quantised. `block`: FP8
-    weights have a scale for each block of so many rows.
-    """
-
-    parameters: float
-    layers: int
+    parameters: float  # how many
+    layers: int  # that hold attention
     heads: int
-    kv_heads: int
-    head: int
+    kv_heads: int  # heads of keys and values
+    head: int  # numbers of a key or value for each of `kv_heads`
     hidden: int
-    inner: int
+    inner: int  # width of an MLP, or of one expert
     vocabulary: int
-    tied: bool = False
-    whole: int | None = None
-    window: int = 0
-    latent: int = 0
+    tied: bool = False  # input and output embeddings are the same
+    whole: int | None = None  # layers that hold the whole request; None: all
+    window: int = 0  # last tokens that the others hold; 0: linear attention, a state that does not grow
+    latent: int = 0  # numbers that a layer holds for a token instead, whatever its heads
     experts: int = 0
-    expert_layers: int | None = None
-    kept: float = 0.0
-    native: str = ""
-    block: int = 0
+    expert_layers: int | None = None  # layers with experts; None: all
+    kept: float = 0.0  # parameters beside the embeddings that quantised weights keep in 16 bits
+    native: str = ""  # form of its publisher's weights, where those are quantised
+    block: int = 0  # FP8 weights have a scale for each block of so many rows
 
     @property
     def spread(self) -> float:

@@ -1,6 +1,6 @@
 """Whether a model would fit twice into the GPUs it has, if its weights had fewer bits.
 
-What it decides: nothing at run time; it tells `validate` and `doctor` what quantised weights would free.
+What it decides: nothing at run time; `validate` and `doctor` ask it what quantised weights would free.
 Why: what 16-bit weights leave of a GPU is what requests share; half of the weights freed is often several
 times the cache, and so several times the requests that one machine answers at once.
 Never: advice for weights that are quantised or lie outside the GPUs, where the model fits twice as it is
@@ -28,23 +28,19 @@ from policies.model_fit import Gpus, Need, Split, check, room
 from policies.value import replace, value
 
 _ROOMY = 0.9  # share of the permitted memory that two copies may take: the numbers are estimates
-_WHOLE = 16  # bits of weights that nobody quantised
+_WHOLE = 16  # bits of weights that are not quantised
 _FEWER = (FP8, AWQ, GPTQ)
 
 
 @value
 class Packed:
-    """Weights with fewer bits, of which two copies would fit.
-
-    `methods`: how such weights are called. `before` and `after`: GiB of the weights as they are and as they
-    would be. `gain`: how many times the memory for requests there would be.
-    """
+    """Weights with fewer bits, of which two copies would fit."""
 
     bits: int
-    methods: str
-    before: float
-    after: float
-    gain: float
+    methods: str  # the names of such weights
+    before: float  # GiB of the weights as they are
+    after: float  # GiB of the weights as they would be
+    gain: float  # how many times the memory for requests there would be
 
 
 def pack(need: Need, gpus: Gpus, split: Split, utilisation: float = 0.9) -> Packed | None:

@@ -51,7 +51,7 @@ _DOUBT = 1.01
 """How many times as dear as the dearest known one an offering of unknown price looks."""
 
 _LONG_HALF_LIVES = 10.0
-"""Quotas and machines that never boot do not mend by themselves: half-lives until they are tried again."""
+"""Half-lives until a placement over quota, or one whose machines never boot, is tried again."""
 
 
 class Scorer:
@@ -86,6 +86,16 @@ class Scorer:
         self._dearest = self._dearest_units() if self._unpriced else {}
         self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}
         self._queues: dict[tuple[Market, float], dict[tuple[str, int], _Queue]] = {}
+        self._risk: dict[Placement, float] = {}
+        self._bad_at: dict[Placement, float] = {}
+        rules = pool.placement
+        for newest, half_life in (
+            (memory.reclaims, rules.reclaim_half_life),
+            (memory.refusals, rules.refusal_half_life),
+        ):
+            for placement, news in newest.items():
+                self._risk[placement] = self.risk(placement) + decayed(news, now, half_life)
+                self._bad_at[placement] = max(self._bad_at.get(placement, -math.inf), news.at)
 
     def blocked(self, placement: Placement) -> str:
         """Why no launch may be tried at a placement now, in words; empty when one may."""
@@ -112,10 +122,9 @@ class Scorer:
 
     def opens_at(self, placement: Placement, *, quiet_for: float = 0.0) -> float:
         """When a placement may be tried, as far as is known now: not before now, infinite where not known."""
-        bad_news = (self._memory.reclaims.get(placement), self._memory.refusals.get(placement))
-        quiet = (news.at + quiet_for for news in bad_news if news is not None)
+        quiet = self._bad_at.get(placement, -math.inf) + quiet_for
         paused = self.pauses.get(key_of(placement), self._now)
-        return max([self._now, paused, *(until for until, _ in self._bars(placement)), *quiet])
+        return max([self._now, paused, *(until for until, _ in self._bars(placement)), quiet])
 
     def next_try(self, market: Market, *, quiet_for: float = 0.0) -> float | None:
         """When the first offering of a market may be tried; None when none is for sale or it is not known."""
@@ -150,17 +159,17 @@ class Scorer:
         held = self._zone.get((placement.market, placement.zone), 0)
         # Its own units as well, each beside those before it: the mean of held, held + 1 and so on.
         crowd = held + (self._pool.units_of(placement) - 1) / 2
-        reclaim = self._memory.reclaims.get(placement)
-        refusal = self._memory.refusals.get(placement)
-        risk = decayed(reclaim, self._now, rules.reclaim_half_life) if reclaim else 0.0
-        risk += decayed(refusal, self._now, rules.refusal_half_life) if refusal else 0.0
         price = offering.price
         if price is None:
             price = _DOUBT * self._dearest.get(placement.market, 1.0) * self._pool.units_of(placement)
         bar = self._memory.bars.get(key_of(placement))
         if bar is not None and placement in bar.places:
             price *= _JUST_FAILED
-        return price * (1.0 + rules.spread * crowd) * (1.0 + risk)
+        return price * (1.0 + rules.spread * crowd) * (1.0 + self.risk(placement))
+
+    def risk(self, placement: Placement) -> float:
+        """What is left of the weight of a reclaim and a refusal there."""
+        return self._risk.get(placement, 0.0)
 
     def _dearest_units(self) -> dict[Market, float]:
         """What a unit costs at the dearest known offering of each market."""
@@ -184,11 +193,8 @@ class Scorer:
         self._region[region] = self._region.get(region, 0) + units
 
     def quiet(self, placement: Placement, hold: float) -> bool:
-        """True when nothing bad was heard of a placement for `hold` seconds."""
-        for news in (self._memory.reclaims.get(placement), self._memory.refusals.get(placement)):
-            if news is not None and self._now - news.at < hold:
-                return False
-        return True
+        """True when a placement had neither a reclaim nor a refusal for `hold` seconds."""
+        return self._now - self._bad_at.get(placement, -math.inf) >= hold
 
     def take(
         self,

@@ -1,6 +1,6 @@
 """Whether a model's weights can be what `--quantization` says they are.
 
-What it decides: nothing at run time; it tells `validate` which engines would end as soon as they start.
+What it decides: nothing at run time; `validate` asks it which engines would end as soon as they start.
 Why: vLLM quantises while it loads for some methods (fp8, bitsandbytes, ...); the others only read weights
 that were quantised before, and end with "Cannot find the config file for awq" where they were not. A method
 that contradicts what the weights say of themselves ends it, too.

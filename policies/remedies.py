@@ -2,8 +2,8 @@
 
 What it decides: nothing. It reads the reason of a failed boot and the end of its console. What a refused call
 means its adapter says itself, in its error.
-Why: what a provider says of an end is often a code, and on the first day nobody knows what it means.
-Never: anything is done because of it, or told as certain: what a machine wrote is its own word, and gives
+Why: what a provider says of an end is often a code that means nothing to a newcomer.
+Never: anything is done because of it, or stated as certain: what a machine wrote is its own word, and gives
 only which of these fixed sentences is shown.
 
 Source of the codes: the EC2 user guide ("Troubleshoot instance launch issues", "Reasons for state changes",
@@ -75,7 +75,7 @@ _BY_REASON: tuple[tuple[str, Remedy], ...] = (
     ),
     (
         r"Server\.InternalError",
-        Remedy(text="a fault of EC2's own: another try, or another zone, is the way; tell AWS if it goes on"),
+        Remedy(text="a fault of EC2's own: try again or use another zone; report it to AWS if it goes on"),
     ),
 )
 """By the provider's words, the first that is found."""
@@ -87,7 +87,7 @@ _BY_CONSOLE: tuple[tuple[str, Remedy], ...] = (
     ),
     (
         r"image \S+: the registry refuses it",
-        Remedy(text="the registry gives the container's image to nobody unknown: log in there on the nodes"),
+        Remedy(text="the registry needs a login for the container's image: log in there on the nodes"),
     ),
     (
         r"image \S+: the registry does not answer",
@@ -158,7 +158,7 @@ def _first(table: tuple[tuple[str, Remedy], ...], text: str) -> Remedy | None:
 
 
 def _filled(found: Remedy, region: str, market: Market) -> Remedy:
-    """With the region, and who has to be allowed: for spot EC2's own role, else whoever launches."""
+    """With the region, and who has to be allowed: for spot EC2's own role, else the daemon's."""
     who = "the service-linked role for spot" if market is Market.SPOT else "the daemon's role"
     words = {"region": region, "who": who}
     return Remedy(text=found.text.format(**words), commands=tuple(c.format(**words) for c in found.commands))

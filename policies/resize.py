@@ -1,4 +1,4 @@
-"""Whether a changed wanted state is so much larger or smaller that somebody should confirm it.
+"""Whether a changed wanted state is so much larger or smaller that it should be confirmed.
 
 What it decides: `unconfirmed` says why a change must not be taken up without being confirmed, or nothing.
 Growth is judged by the units that the pool keeps (replicas and standby) and by its replicas alone, by what
@@ -40,7 +40,7 @@ from policies.records import Memory, StartedWith
 from policies.value import replace, value
 
 FACTOR = 2
-"""How many times larger or smaller a pool may become by a change that nobody confirmed: twice, or half."""
+"""How many times larger or smaller a pool may become by a change that is not confirmed: twice, or half."""
 
 SPARE = 2
 """So many nodes more or fewer are always taken up: a small pool doubles quickly."""
@@ -62,21 +62,23 @@ class Has:
 
     @staticmethod
     def before(pool: Pool) -> Has:
-        """What to go by while nobody has looked: the pool has what it wants."""
+        """What counts before the first look: the pool has what it wants."""
         return Has(whole_with=pool.replicas, ready=0)
 
 
 def unconfirmed(before: Pool, after: Pool, has: Has, prices: Prices) -> str:
-    """Why `after` must not follow `before` unless somebody confirms it; empty when it may."""
+    """Why `after` must not follow `before` unless it is confirmed; empty when it may."""
     spare = SPARE * max(before.largest, after.largest)
     if why := _grows(before, after, has, spare):
         return why
     dollars = spare * prices.dearest if prices.dearest is not None else 0.0
     for price, verb in ((usual, "would"), (most, "may")):
         was, becomes = price(before, prices), price(after, prices)
-        if was is not None and becomes is None:
+        if was is None:
+            continue
+        if becomes is None:
             return "the spend cap would end, and no price is known to say what the pool may cost then"
-        if was is not None and becomes is not None and _larger(becomes, was, dollars):
+        if _larger(becomes, was, dollars):
             return f"the pool {verb} cost more than twice what it {verb} cost now"
     return _loses(before, after, has, spare)
 

@@ -103,19 +103,14 @@ _MEETS: Mapping[When, tuple[Trouble, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """One entry of a route: a pool, a pool's adapter, or a provider's model.
-
-    `model` is the name there; empty for a pool's own. `when` is None where nothing is written: a pool steps
-    in for what is down or saturated, a provider, which costs, for what is down. `waited`: seconds in the
-    queue before it after which it steps in too. `weight`: its share of the requests, None for none.
-    """
+    """One entry of a route: a pool, a pool's adapter, or a provider's model."""
 
     kind: Kind
     name: str
-    model: str = ""
-    when: frozenset[When] | None = None
-    waited: float | None = None
-    weight: int | None = None
+    model: str = ""  # its name there; empty for a pool's own
+    when: frozenset[When] | None = None  # None: as its kind does (`_WHEN_UNSAID`)
+    waited: float | None = None  # seconds in the queue before it after which it steps in too
+    weight: int | None = None  # share of the requests; None: no share
     _met: tuple[Trouble, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
@@ -143,29 +138,25 @@ class Backend:
 class Route:
     """Names that clients ask for, the first of which is listed, and the backends that answer, in order.
 
-    `stays`: nothing of it may reach a provider. `priority`: higher goes first in a queue. `most_tokens`: the
-    longest answer that may be asked for, 0 for any. `usd_per_day_pico`: what it may spend at providers in a
-    day, in picodollars (1e-12 USD), None for no cap of its own. `affinity` by `session_header`, if by that.
-
     Raises ValueError for one that could not be served as it says.
     """
 
     models: tuple[str, ...]
     backends: tuple[Backend, ...]
-    stays: bool = False
+    stays: bool = False  # nothing of it may reach a provider
     task: Task = Task.CHAT
-    priority: int = 0
-    most_tokens: int = 0
+    priority: int = 0  # higher goes first in a queue
+    most_tokens: int = 0  # longest answer that may be asked for; 0: any
     affinity: Affinity = Affinity.NONE
-    session_header: str = "x-session-id"
-    usd_per_day_pico: int | None = None
+    session_header: str = "x-session-id"  # for affinity by session
+    usd_per_day_pico: int | None = None  # picodollars (1e-12 USD) a day at providers; None: no cap of its own
 
     def __post_init__(self) -> None:
         if not self.models or not all(self.models):
             raise ValueError("a route needs a name that clients can ask for")
         if not self.backends:
             raise ValueError(f"route {self.name!r} has no backend")
-        if self.stays and any(backend.kind is Kind.PROVIDER for backend in self.backends):
+        if self.stays and _providers(self.backends):
             raise ValueError(f"the data of route {self.name!r} stays, so no provider can be in it")
         if any(backend.weight is not None and backend.weight < 0 for backend in self.backends):
             raise ValueError(f"route {self.name!r}: a weight is zero or more")
@@ -185,8 +176,7 @@ class Route:
         """The providers that get requests only when those before them are in trouble."""
         split = [backend for backend in self.backends if backend.weight]
         first = split if len(split) >= _SPLIT else self.backends[:1]
-        own = {backend.name for backend in first if backend.kind is Kind.PROVIDER}
-        return frozenset(b.name for b in self.backends if b.kind is Kind.PROVIDER and b.name not in own)
+        return _providers(self.backends) - _providers(first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,16 +238,6 @@ class Choice:
     left_out: tuple[LeftOut, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A backend of a route in the order of one request."""
-
-    at: int
-    backend: Backend
-    trouble: Trouble | None
-    tried: bool
-
-
 def choose(
     route: Route,
     views: Sequence[BackendView],
@@ -297,19 +277,19 @@ def _candidate(
     route: Route, place: int, met: Iterable[Trouble], others: Iterable[int], views: Sequence[BackendView]
 ) -> Candidate:
     """The backend at `place`, with what makes the request go on to one of the `others`."""
-    patience: float | None = None
+    waits: list[float] = []
     leaves: set[Trouble] = set()
     for other in others:
         backend, trouble = route.backends[other], views[other].trouble
         if trouble is Trouble.DOWN or not all(map(backend.steps_in, met)):
             continue
         if backend.waited is not None:
-            patience = backend.waited if patience is None else min(patience, backend.waited)
+            waits.append(backend.waited)
         if backend.steps_in(Trouble.DOWN):
             leaves.add(Trouble.DOWN)
         if trouble is None and backend.steps_in(Trouble.SATURATED):
             leaves.add(Trouble.SATURATED)
-    return Candidate(route.backends[place], place, patience, frozenset(leaves))
+    return Candidate(route.backends[place], place, min(waits, default=None), frozenset(leaves))
 
 
 def _order(route: Route, views: Sequence[BackendView], draw: float) -> list[int]:
@@ -331,6 +311,11 @@ def _order(route: Route, views: Sequence[BackendView], draw: float) -> list[int]
             break
         mark -= weight
     return [first, *(at for at in shares if at != first), *(at for at in places if at not in shares)]
+
+
+def _providers(backends: Iterable[Backend]) -> frozenset[str]:
+    """The names of those that are providers."""
+    return frozenset(backend.name for backend in backends if backend.kind is Kind.PROVIDER)
 
 
 _SPLIT = 2  # entries with a weight make a split

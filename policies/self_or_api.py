@@ -5,8 +5,8 @@ with their share out of the cache, and with people's work on the side of the mac
 the API that it names; a route that providers alone serve against the pool that would pay soonest.
 Why: "self-hosting is cheaper" is an assumption that turns with utilisation, and utilisation changes; it is
 worth a sentence only with its figures.
-Never: a verdict where a price is not known; a pool is told to pay for a traffic whose busiest hour its units
-cannot serve.
+Never: a verdict where a price is not known; a pool counts as cheaper for a traffic whose busiest hour
+its units cannot serve.
 
 Example: a unit at $3 an hour serves 500 tokens/s; the API asks $3 a million; 40 % for people.
     >>> unit = Unit(price=3.0, rate=500.0, people=0.4)
@@ -38,7 +38,7 @@ _ROUNDING: Final = 1e-9
 _SIZES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _ROUNDS_UP: Final = 0.9995  # of a size: three digits of it are 1 of the next
 _DAYS_FROM: Final = 48
-"""Hours from which on a period is told in days."""
+"""Hours from which a period is written in days."""
 
 
 @value
@@ -79,10 +79,10 @@ class Unit:
 
 @value
 class PoolStanding:
-    """A pool held against its API over the period. `rate` is None where neither written nor measured."""
+    """A pool compared with its API over the period."""
 
     pool: PoolSettings
-    rate: Rate | None
+    rate: Rate | None  # None: neither written nor measured
     sums: Sums
     cheaper: Cheaper
     advice: str
@@ -90,18 +90,14 @@ class PoolStanding:
 
 @value
 class RouteStanding:
-    """A route that providers alone serve, held against the pool `offer` (empty: none with a known price).
-
-    `tokens`: a month, at the pace of the period; `pays_from` the same from which the offer is cheaper, and
-    `break_even` as the offer's utilisation.
-    """
+    """A route that providers alone serve, compared with the pool that would be cheapest."""
 
     route: RouteSettings
     sums: Sums
-    tokens: float
-    offer: str = ""
-    pays_from: float | None = None
-    break_even: float | None = None
+    tokens: float  # a month, at the pace of the period
+    offer: str = ""  # that pool; empty: none with a known price
+    pays_from: float | None = None  # tokens a month from which the offer is cheaper
+    break_even: float | None = None  # the same as a utilisation of the offer
     advice: str
 
 
@@ -187,10 +183,10 @@ def _threshold(sums: Sums, rate: Rate | None, when: str, side: str) -> tuple[str
     if at is None or was is None or rate is None:
         return "", f", {when}"
     digits = 1 if round(at, 2) == round(was, 2) else 0
-    told = f"; {when} it was {_percent(was, digits)}"
+    past = f"; {when} it was {_percent(was, digits)}"
     if at <= 1.0 or was >= at:
-        return f" {side} {_percent(at, digits)} utilisation", told
-    return f" even {'at the pace of its best hour' if rate.measured else 'when the pool is full'}", told
+        return f" {side} {_percent(at, digits)} utilisation", past
+    return f" even {'at the pace of its best hour' if rate.measured else 'when the pool is full'}", past
 
 
 def _price_key(pool: PoolSettings) -> str:
@@ -289,7 +285,7 @@ def dollars(amount: float) -> str:
 
 
 def _percent(share: float, digits: int = 0) -> str:
-    """A share in percent; below one percent with a digit, so that it is not told as nothing."""
+    """A share in percent; below one percent with a digit, so that it does not show as none."""
     return f"{share * 100:.{digits}f}%" if share >= 0.01 or share <= 0 else f"{share * 100:.1g}%"
 
 

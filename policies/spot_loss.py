@@ -16,7 +16,7 @@ from __future__ import annotations
 from policies.fleet import Fleet
 from policies.model import Market, Placement, World
 from policies.placement import Scorer
-from policies.records import Memory, decayed
+from policies.records import Memory
 from policies.value import value
 
 _NEARLY_NONE = 10
@@ -51,7 +51,7 @@ def spot_loss(fleet: Fleet, world: World, memory: Memory) -> SpotLoss | None:
         return None  # not known
     hold = pool.back_to_spot.hold
     scorer = Scorer(pool, memory, now=world.now, offerings=sold, held={}, sight=fleet.sight)
-    if not world.offerings or not all(_short(o.placement, fleet, memory, scorer) for o in sold):
+    if not world.offerings or not all(_short(o.placement, hold, scorer) for o in sold):
         return None
     paused = memory.paused(world.now)
     return SpotLoss(
@@ -62,12 +62,7 @@ def spot_loss(fleet: Fleet, world: World, memory: Memory) -> SpotLoss | None:
     )
 
 
-def _short(placement: Placement, fleet: Fleet, memory: Memory, scorer: Scorer) -> bool:
-    """True where spot was lately found wanting, and was not found again since."""
-    rules = fleet.pool.placement
-    if scorer.blocked(placement) or not scorer.quiet(placement, fleet.pool.back_to_spot.hold):
-        return True
-    refusal, reclaim = memory.refusals.get(placement), memory.reclaims.get(placement)
-    weight = decayed(refusal, fleet.now, rules.refusal_half_life) if refusal is not None else 0.0
-    weight += decayed(reclaim, fleet.now, rules.reclaim_half_life) if reclaim is not None else 0.0
-    return weight > _REMEMBERED
+def _short(placement: Placement, hold: float, scorer: Scorer) -> bool:
+    """True where spot was reclaimed or refused lately, or may not be tried now."""
+    quiet = scorer.quiet(placement, hold)
+    return bool(scorer.blocked(placement)) or not quiet or scorer.risk(placement) > _REMEMBERED

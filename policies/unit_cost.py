@@ -5,8 +5,8 @@ costs goes by the utilisation: tokens served over what the machine could have se
 for. People's work is a share on top of the machines (0.3 to 0.5 is usual).
 Why: "self-hosting is cheaper" is an assumption until price, rate and utilisation stand beside what an API
 would ask for the same tokens.
-Never: nothing served is told as a cost of nothing (it is infinite); a machine that an API undercuts even when
-it is full is told as one that pays (its break-even is above 1).
+Never: nothing served counts as free (its cost is infinite); a machine that an API undercuts even when it is
+full counts as one that pays (its break-even is above 1).
 
 Words: `price` in USD/h and `rate` in tokens/s are of the same machines; a rate counts the tokens of prompts
 and of answers together, at saturation. `api` is USD per million tokens, blended as the traffic is.

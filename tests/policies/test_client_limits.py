@@ -257,7 +257,7 @@ class TestAgain:
 
     def test_those_whose_time_has_come_are_ahead_of_nobody(self) -> None:
         history = History()
-        history.told(START + 5)
+        history.comes_again(START + 5)
         assert (history.waiting(START + 4), history.waiting(START + 5)) == (1, 0)
 
     def test_tokens_are_waited_for_by_their_number(self) -> None:
