@@ -19,11 +19,11 @@ Example:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
-from operator import attrgetter
 
 from policies.cost_report import tokens_of
-from policies.cost_rows import POOL, PROVIDER, TOKENS, Books, UsageHour, summed
+from policies.cost_rows import POOL, PROVIDER, Books, UsageHour
 from policies.economics import HOUR, BaselineHour, SpendHour
 from policies.model import Market
 from policies.value import value
@@ -44,26 +44,34 @@ class Past:
 def past_of(books: Books, pool: str) -> Past:
     """The history of one pool, in the hours that the books are to be read for."""
     used = [row for row in books.usage if row.hour >= books.since]
-    own = [row for row in used if row.backend == POOL + pool]
+    counted = books.tokens.get(POOL + pool, {})
     nodes = [node for node in books.machines if node.pool == pool and node.hour >= books.since]
     wanted = [hour for hour in books.baseline if hour.pool == pool and hour.hour >= books.since]
     on_demand = [node for node in nodes if node.market is Market.ON_DEMAND]
-    kinds = summed(nodes, attrgetter("instance_type"), ("unit_seconds",))
+    units = _sums(nodes, "instance_type", "unit_seconds")
     return Past(
-        tokens={hour: sum(counts) for hour, counts in summed(own, attrgetter("hour"), TOKENS).items()},
+        tokens={hour: count for hour, count in counted.items() if hour >= books.since},
         elsewhere=_elsewhere(used, {route.name for route in books.routes if pool in route.pools}),
         mix=_hourly(nodes, "pool", "usd", "unit_seconds").get(pool),
         on_demand=_hourly(wanted, "pool", "on_demand_usd", "wanted_unit_seconds").get(pool),
-        kinds=tuple(sorted(kinds, key=lambda kind: (-kinds[kind][0], kind))),
+        kinds=tuple(sorted(units, key=lambda kind: (-units[kind], kind))),
         on_demand_kinds=_hourly(on_demand, "instance_type", "usd", "seconds"),
     )
 
 
 def _hourly(rows: Iterable[SpendHour | BaselineHour], by: str, usd: str, seconds: str) -> dict[str, float]:
     """USD/h of the rows whose price is known in full, by one of their fields."""
-    priced = (row for row in rows if not row.unpriced)
-    sums = summed(priced, attrgetter(by), (usd, seconds))
-    return {name: dollars / time * HOUR for name, (dollars, time) in sums.items() if time > 0.0}
+    priced = [row for row in rows if not row.unpriced]
+    paid = _sums(priced, by, usd)
+    return {name: paid[name] / time * HOUR for name, time in _sums(priced, by, seconds).items() if time > 0.0}
+
+
+def _sums(rows: Iterable[SpendHour | BaselineHour], by: str, number: str) -> dict[str, float]:
+    """The sums of a number of the rows, by one of their fields."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for row in rows:
+        found[getattr(row, by)] += getattr(row, number)
+    return found
 
 
 def _elsewhere(used: Iterable[UsageHour], routes: Container[str]) -> float:

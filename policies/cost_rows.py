@@ -7,10 +7,8 @@ providers is whole picodollars (`policies.spend.PICO`). What machines cost stand
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import add, attrgetter
-from typing import Any, TypeVar
 
 from policies.economics import BaselineHour, SpendHour
 from policies.model import Market
@@ -22,13 +20,10 @@ POOL = "pool/"
 PROVIDER = "provider/"
 """How a backend's name begins: `pool/chat`, `provider/claude`."""
 
-_Row = TypeVar("_Row")
-_Key = TypeVar("_Key", bound=Hashable)
 _COUNTS = ("requests", "failed", "estimated", "fresh", "cached", "written", "output")
 _TIMES = ("seconds", "usd", "unit_seconds", "ready_unit_seconds", "unpriced")
-
-TOKENS = ("fresh", "cached", "written", "output")
-"""The fields of a row that are tokens."""
+_Whose = tuple[str, int, str, str, str, bool]
+_Where = tuple[str, int, str, Market]
 
 
 @value
@@ -139,13 +134,19 @@ class Books:
     def machine_days(self) -> dict[str, dict[int, list[SpendHour]]]:
         """What machines cost within the period, by pool and day since the epoch: a row for each zone and
         market, whose hour is the first of the day, of no region and no instance type."""
-
-        def where(row: SpendHour) -> tuple[str, int, str, Market]:
-            return row.pool, row.hour // HOURS_OF_DAY, row.zone, row.market
-
+        sums: dict[_Where, list[float]] = {}
+        for row in self.machines:
+            if self.since <= row.hour < self.until:
+                where = (row.pool, row.hour // HOURS_OF_DAY, row.zone, row.market)
+                if (of := sums.get(where)) is None:
+                    of = sums[where] = [0.0] * len(_TIMES)
+                of[0] += row.seconds
+                of[1] += row.usd
+                of[2] += row.unit_seconds
+                of[3] += row.ready_unit_seconds
+                of[4] += row.unpriced
         found: defaultdict[str, defaultdict[int, list[SpendHour]]] = defaultdict(lambda: defaultdict(list))
-        inside = (row for row in self.machines if self.inside(row.hour))
-        for (pool, day, zone, market), times in summed(inside, where, _TIMES).items():
+        for (pool, day, zone, market), times in sums.items():
             row = SpendHour(
                 pool=pool,
                 hour=day * HOURS_OF_DAY,
@@ -172,22 +173,34 @@ class Books:
     @lazy
     def ready(self) -> dict[str, dict[int, float]]:
         """Ready unit-seconds by pool and hour, also those before the period."""
-        return _nested(summed(self.machines, attrgetter("pool", "hour"), ("ready_unit_seconds",)))
+        found: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
+        for row in self.machines:
+            found[row.pool][row.hour] += row.ready_unit_seconds
+        return {pool: dict(hours) for pool, hours in found.items()}
 
     @lazy
     def days(self) -> dict[str, dict[int, list[UsageDay]]]:
         """What was used within the period, by backend and day since the epoch: a row for each key, route and
         model, and apart for hours of which no machine was counted."""
+        sums: dict[_Whose, list[int]] = {}
         counted = {(POOL + pool, hour) for pool, hours in self.ready.items() for hour in hours}
-
-        def whose(row: UsageHour) -> tuple[str, int, str, str, str, bool]:
-            hours = (row.backend, row.hour), (row.backend, row.hour - 1)
-            bare = row.backend.startswith(POOL) and counted.isdisjoint(hours)
-            return row.backend, row.hour // HOURS_OF_DAY, row.key, row.route, row.model, bare
-
+        for row in self.usage:
+            if self.since <= row.hour < self.until:
+                bare = row.backend.startswith(POOL) and counted.isdisjoint(
+                    ((row.backend, row.hour), (row.backend, row.hour - 1))
+                )
+                whose = (row.backend, row.hour // HOURS_OF_DAY, row.key, row.route, row.model, bare)
+                if (of := sums.get(whose)) is None:
+                    of = sums[whose] = [0] * len(_COUNTS)
+                of[0] += row.requests
+                of[1] += row.failed
+                of[2] += row.estimated
+                of[3] += row.fresh
+                of[4] += row.cached
+                of[5] += row.written
+                of[6] += row.output
         found: defaultdict[str, defaultdict[int, list[UsageDay]]] = defaultdict(lambda: defaultdict(list))
-        inside = (row for row in self.usage if self.inside(row.hour))
-        for (backend, day, key, route, model, bare), counts in summed(inside, whose, _COUNTS).items():
+        for (backend, day, key, route, model, bare), counts in sums.items():
             named = dict(zip(_COUNTS, counts, strict=True))
             row = UsageHour(
                 hour=day * HOURS_OF_DAY, key=key, route=route, backend=backend, model=model, **named
@@ -198,24 +211,7 @@ class Books:
     @lazy
     def tokens(self) -> dict[str, dict[int, int]]:
         """Tokens by backend and hour, also those before the period."""
-        return _nested(summed(self.usage, attrgetter("backend", "hour"), TOKENS))
-
-
-def summed(rows: Iterable[_Row], key: Callable[[_Row], _Key], names: Sequence[str]) -> dict[_Key, list[Any]]:
-    """The sums of the named numbers of rows, by what `key` says of each row."""
-    numbers = [attrgetter(name) for name in names]
-    sums: dict[_Key, list[Any]] = {}
-    for row in rows:
-        found = [number(row) for number in numbers]
-        of = sums.setdefault(key(row), found)
-        if of is not found:
-            of[:] = map(add, of, found)
-    return sums
-
-
-def _nested(sums: Mapping[tuple[str, int], Sequence[Any]]) -> dict[str, dict[int, Any]]:
-    """One number, the sum of all, by name and hour."""
-    found: defaultdict[str, dict[int, Any]] = defaultdict(dict)
-    for (name, hour), numbers in sums.items():
-        found[name][hour] = sum(numbers)
-    return dict(found)
+        found: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for row in self.usage:
+            found[row.backend][row.hour] += row.fresh + row.cached + row.written + row.output
+        return {backend: dict(hours) for backend, hours in found.items()}

@@ -773,7 +773,8 @@ def test_policies_are_explained_by_their_own_words() -> None:
     for name in policy_names():
         assert policy_text(name), name
     assert {"capacity", "return_to_spot", "drain", "limits"} <= set(policy_names())
-    assert not {"model", "events", "records", "memory_builder", "observations", "plan_builder"} & set(policy_names())
+    no_policies = {"model", "events", "records", "memory_builder", "observations", "plan_builder"}
+    assert not no_policies & set(policy_names())
     text = "\n".join(policy_text("return-to-spot"))
     assert "What it decides:" in text
     assert "Never:" in text
