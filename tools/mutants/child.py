@@ -141,24 +141,23 @@ class _Covers:
         self._coverage = coverage
         self._test = ""
         self._began = 0.0
-        self._watches = True
+        self._watches = False
         self.seconds: dict[str, float] = {}
         """The processor time of each test."""
         self.waited: dict[str, float] = {}
         """How long each test took by the clock on the wall."""
         self.bad: set[str] = set()
 
-    def open(self) -> None:
-        """Begin to watch."""
-        self._coverage.start()
+    def pytest_collection_finish(self) -> None:
+        """Begin to watch: what runs on import runs for every test."""
+        self._watch(True)
         signal.signal(signal.SIGPROF, self._turn)
         signal.setitimer(signal.ITIMER_PROF, _SLICE, _SLICE)
 
     def close(self) -> None:
         """Watch no more."""
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        self._watch(True)
-        self._coverage.stop()
+        self._watch(False)
 
     def _turn(self, _number: int, _frame: object) -> None:
         spent = time.process_time() - self._began
@@ -220,7 +219,6 @@ def cover(modules: Sequence[str], sources: Sequence[str], says: Says, temporary:
         data_file=str(data), include=[str(root / name) for name in sources], config_file=False, messages=False
     )
     covers = _Covers(measure)
-    covers.open()
     options = [*_OPTIONS, "-m", MARKS, f"--basetemp={temporary / 'covered'}"]
     pytest.main([*options, *modules], plugins=[covers])
     covers.close()

@@ -24,7 +24,7 @@ TESTS = ("tests/policies", "tests/orchestrator", "tests/cloud", "tests/simulatio
 NOT_ASKED = ("tests/orchestrator/backtest", "tests/orchestrator/demo")  # they play whole pools
 """Where tests of parts are. Those of `tests/system` start processes, and a mutant has no time for that."""
 
-_CHUNK = 6
+_CHUNK = 16
 """Modules in a child: it imports the product once for all of them."""
 
 _COVERING = Patience(cpu=300.0, wall=1800.0)
