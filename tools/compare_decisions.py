@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import fnmatch
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -105,12 +106,44 @@ def jobs_of(base: int, hours: float, parts: Iterable[str]) -> tuple[list[Any], I
     return known, Campaign(base=base, hours=hours).fresh() if "fresh" in parts else iter(())
 
 
+class Kept:
+    """One turn of each class in a file of its own, from when it is first met."""
+
+    def __init__(self, folder: Path, against: str) -> None:
+        self.files: dict[str, Path] = {}
+        self._folder, self._against = folder, against
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("[0-9]*.json"):
+            old.unlink()
+
+    def take(self, tally: Tally) -> None:
+        """Keep the turns of classes that are new, and say so."""
+        for signature, count in tally.classes.items():
+            if signature in self.files or count.example is None:
+                continue
+            file = self.files[signature] = self._folder / f"{len(self.files) + 1}.json"
+            body = orjson.dumps({"against": self._against, **count.example}, option=orjson.OPT_INDENT_2)
+            file.write_bytes(body + b"\n")
+            print(f"new class, kept in {file}: {signature}", file=sys.stderr, flush=True)
+
+
 class Progress:
     """A line on standard error now and then. `fresh`: hours of fresh seeds that are played."""
 
-    def __init__(self, hours: float) -> None:
+    def __init__(self, hours: float, minutes: float) -> None:
         self.fresh = 0.0
-        self._hours, self._began, self._said = hours, CLOCK.steady(), 0.0
+        self._hours, self._seconds = hours, 60.0 * minutes
+        self._began, self._said = CLOCK.steady(), 0.0
+
+    @property
+    def over(self) -> bool:
+        """The time is, for which runs may begin."""
+        return CLOCK.steady() - self._began >= self._seconds
+
+    @property
+    def enough(self) -> bool:
+        """No more fresh seeds are wanted."""
+        return self.fresh >= self._hours or self.over
 
     def say(self, tally: Tally) -> None:
         """How far it is, if it was not said just now."""
@@ -122,17 +155,23 @@ class Progress:
         print(f"{text}, {took:.0f} s", file=sys.stderr, flush=True)
 
 
-def compare_all(given: argparse.Namespace, base: int, tree: Path) -> Tally:
+def compare_all(given: argparse.Namespace, base: int, tree: Path, kept: Kept) -> Tally:
     """Play everything and compare it."""
-    whole, progress = Tally(), Progress(given.hours)
+    whole, progress = Tally(), Progress(given.hours, given.minutes)
     known, endless = jobs_of(base, given.hours, given.parts)
-    for tally in run_all([*given.journal, *known[: given.most]], given.jobs, tree):
+    for tally in run_all([*given.journal, *known[: given.most]], given.jobs, tree, lambda: progress.over):
         whole.add(tally)
+        kept.take(tally)
         progress.say(whole)
-    for tally in run_all(endless, given.jobs, tree, lambda: progress.fresh >= given.hours):
+    for tally in run_all(endless, given.jobs, tree, lambda: progress.enough):
         whole.add(tally)
+        kept.take(tally)
         progress.fresh += tally.hours
         progress.say(whole)
+    if progress.over:
+        print(
+            f"the {given.minutes:g} minutes were over: {progress.fresh:.0f} h of fresh seeds", file=sys.stderr
+        )
     return whole
 
 
@@ -167,20 +206,6 @@ def accepted_by(signature: str, accepted: Iterable[Accepted]) -> Accepted | None
         return whole
     parts = [accepted_by(part, known) for part in signature.split(" + ")] if " + " in signature else [None]
     return parts[0] if all(parts) else None
-
-
-def save(examples: Mapping[str, Mapping[str, Any]], folder: Path, against: str) -> dict[str, Path]:
-    """Write one file for each class. Files of an earlier comparison go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9]*.json"):
-        old.unlink()
-    files = {}
-    for number, (signature, example) in enumerate(examples.items(), 1):
-        files[signature] = folder / f"{number}.json"
-        files[signature].write_bytes(
-            orjson.dumps({"against": against, **example}, option=orjson.OPT_INDENT_2) + b"\n"
-        )
-    return files
 
 
 def report(
@@ -268,6 +293,7 @@ def parser() -> argparse.ArgumentParser:
     known = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
     known.add_argument("--against", required=True, metavar="COMMIT", help="the other version")
     known.add_argument("--hours", type=float, help=f"simulated hours of fresh seeds (default {HOURS:g})")
+    known.add_argument("--minutes", type=float, default=math.inf, help="after which no run begins any more")
     known.add_argument("--seed", type=int, help="the base seed (default: the time of day)")
     known.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that play")
     known.add_argument("--parts", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}")
@@ -298,8 +324,8 @@ def checked(known: argparse.ArgumentParser) -> argparse.Namespace:
     if given.hours is None:
         given.hours = HOURS
         given.parts = () if given.journal else given.parts
-    if given.jobs < 1 or given.hours < 0:
-        known.error("--jobs must be at least 1 and --hours not negative")
+    if given.jobs < 1 or given.hours < 0 or given.minutes < 0:
+        known.error("--jobs must be at least 1, --hours and --minutes not negative")
     if not given.parts and not given.journal and not given.replay:
         known.error("nothing to compare: --parts is empty and no --journal is given")
     return given
@@ -310,9 +336,8 @@ def compared(given: argparse.Namespace, tree: Path, against: str) -> int:
     began = CLOCK.steady()
     accepted = read_accepted(given.allow) if given.allow is not None else []
     base = given.seed if given.seed is not None else int(CLOCK.now())
-    tally = compare_all(given, base, tree)
-    examples = {s: c.example for s, c in tally.classes.items() if c.example is not None}
-    files = save(examples, given.save, against)
+    kept = Kept(given.save, against)
+    tally = compare_all(given, base, tree, kept)
     wall = round(CLOCK.steady() - began, 1)
     head = {
         "this": this_tree("policies", "orchestrator", "cloud"),
@@ -320,7 +345,7 @@ def compared(given: argparse.Namespace, tree: Path, against: str) -> int:
         "seed": base,
         "wall": wall,
     }
-    said = report(tally, accepted, files, head)
+    said = report(tally, accepted, kept.files, head)
     print(json.dumps(said, indent=2) if given.output == "json" else text(said))
     return 1 if any(each["accepted"] is None for each in said["classes"]) else 0
 

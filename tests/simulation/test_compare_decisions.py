@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import orjson
@@ -377,7 +378,7 @@ def commits(tree: Callable[[str], Path], tmp_path: Path) -> Callable[..., subpro
             env={**env, "GIT_WORK_TREE": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=500,
             check=False,
         )
 
@@ -385,6 +386,7 @@ def commits(tree: Callable[[str], Path], tmp_path: Path) -> Callable[..., subpro
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_command_says_what_differs(
     commits: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -395,6 +397,7 @@ def test_the_command_says_what_differs(
     planted = commits("--against", "planted", *some, "-o", "json")
     said = json.loads(planted.stdout)
     assert planted.returncode == 1, planted.stderr
+    assert f"new class, kept in {tmp_path / 'kept'}/1.json: " in planted.stderr
     assert said["runs"] == 1
     assert said["different"] == sum(each["turns"] for each in said["classes"]) > 0
     assert Path(said["classes"][0]["example"]["file"]).exists()
@@ -402,6 +405,17 @@ def test_the_command_says_what_differs(
     allowed = commits("--against", "planted", *some, "--allow", str(tmp_path / "allow.toml"))
     assert allowed.returncode == 0, allowed.stderr
     assert "accepted: planted" in allowed.stdout
+
+
+def test_no_run_begins_once_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = compare_decisions.Progress(hours=5.0, minutes=10.0)
+    assert (progress.over, progress.enough) == (False, False)
+    progress.fresh = 5.0
+    assert (progress.over, progress.enough) == (False, True)
+    progress.fresh = 4.0
+    began = compare_decisions.CLOCK.steady()
+    monkeypatch.setattr(compare_decisions, "CLOCK", SimpleNamespace(steady=lambda: began + 601.0))
+    assert (progress.over, progress.enough) == (True, True)
 
 
 @pytest.mark.parametrize(
