@@ -86,7 +86,7 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
     found += _held_back(pool, world, memory, scorer)
     found += _regions(fleet, world)
     if memory.pause is not None and memory.paused(world.now):
-        found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")
+        found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Noticed nodes are still drained.")
     return tuple(found)
 
 

@@ -449,7 +449,7 @@ class Pool:
 
     @property
     def min_serving(self) -> int:
-        """Serving units below which a doomed node drains late instead of at once."""
+        """Serving units below which a noticed node drains late instead of at once."""
         return math.ceil(self.replicas * self.drain.min_serving - _ROUNDING)
 
     @property

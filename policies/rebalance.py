@@ -9,7 +9,7 @@ launched elsewhere, and once they are ready it is to spare. If none came before 
 out, the node just goes on; it has served and counted all the while.
 Never: on-demand nodes are bought for it; ready nodes fall below wanted and the hot standby; more nodes go at
 once than the disruption budget allows; the successor goes to a place that is itself to be left. Where the
-pool is short of nodes, those come first. A doomed node is not meant: its notice is an order.
+pool is short of nodes, those come first. A noticed node is not meant: its notice is an order.
 
 Example: of seven spot nodes two are recommended to leave zone a, and one may go at a time: a spot node is
 launched in zone b, the older recommendation drains when it is ready, then the same for the other.

@@ -15,7 +15,7 @@ class DrainRules:
     budget: float = 30.0  # s that requests in flight get to finish
     margin: float = 5.0  # s kept free before a notice's deadline
     settle: float = 1.0  # s a node must show no request in flight before it counts as drained
-    min_serving: float = 0.75  # share of wanted below which a doomed node keeps serving as long as it can
+    min_serving: float = 0.75  # share of wanted below which a noticed node keeps serving as long as it can
 
 
 @value

@@ -61,7 +61,7 @@ def test_a_pool_is_explained_by_its_mix_and_its_troubles() -> None:
         "2 on-demand nodes stand in for spot that is not ready; this is temporary.",
         "spot gpu in a refused 60 s ago, not tried again for 120 s.",
         "The last complete list of instances is 45 s old: nothing is launched or ended meanwhile.",
-        "Paused by ann: test. Doomed nodes are still drained.",
+        "Paused by ann: test. Noticed nodes are still drained.",
     )
 
 

@@ -38,7 +38,7 @@ SECONDS = {
     "tests/orchestrator/gateway/faults/test_load.py": 35,
     "tests/orchestrator/gateway/test_processes.py": 35,
     "tests/system/test_reload.py": 35,
-    "tests/orchestrator/backtest/test_whole.py": 30,
+    "tests/orchestrator/backtest/test_full_daemon.py": 30,
     "tests/system/test_doctor.py": 30,
     "tests/system/test_operator.py": 30,
     "tests/system/test_pair_pools.py": 30,
