@@ -67,16 +67,12 @@ async def nothing_left(stack: Any, node: str) -> None:
     await stack.until("nothing of the node is left", gone)
 
 
-def kill(name: str) -> None:
-    ask("kill", name)
-
-
 def run_out_of_memory(name: str) -> None:
     """What the kernel does to the process that took too much."""
     os.kill(int(ask("inspect", "--format", "{{.State.Pid}}", name)), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("strike", [kill, freeze, run_out_of_memory])
+@pytest.mark.parametrize("strike", [freeze, run_out_of_memory])
 async def test_a_container_that_is_struck_costs_no_request_and_is_replaced(stack: Any, strike: Any) -> None:
     node = (await stack.a_node("spot"))["id"]
     (name,) = await asyncio.to_thread(contained, node)

@@ -124,8 +124,9 @@ def test_a_short_demo_on_a_stand_in_for_aws_keeps_its_promises(demo: Start) -> N
     assert summary["spot_at_end"] == summary["spot_wanted"] == 2
 
 
-@pytest.mark.parametrize("program", [LOCAL, AWS], ids=["local", "aws"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    ("number", "program"), [(signal.SIGTERM, LOCAL), (signal.SIGKILL, AWS)], ids=["asked", "killed"]
+)
 def test_a_demo_that_is_cut_short_leaves_nothing(
     demo: Start, number: signal.Signals, program: Sequence[str]
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parents[2] / "bench" / "gateway_kills.py"
-REQUESTS = 500
+REQUESTS = 350
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ are every second. What must be quick is judged by the times that the daemon and 
 from __future__ import annotations
 
 import calendar
+import json
 import os
 import re
 import signal
@@ -122,6 +123,7 @@ async def test_a_gateway_that_serves_nobody_is_known_everywhere_and_taken_back(
             return headline and status.code == 7 and await readiness(stack) == "503"
 
         await stack.until("status and readiness have it", down_everywhere)
+        await _looks_down(stack)
 
         async def paged() -> Any:
             return watched.webhook.heard("OrchestratorPoolDown", "firing") and await watched.held()
@@ -146,11 +148,32 @@ async def test_a_gateway_that_serves_nobody_is_known_everywhere_and_taken_back(
         return all(news) and well and await readiness(stack) == "200"
 
     await stack.until("all of it is back", back)
+    await stack.until_pool(
+        "its gateway has checked every target",
+        lambda pool: {n["target"] for n in pool["nodes"]} == {"healthy"},
+    )
     await stack.until("the alert is taken back", lambda: watched.silent("OrchestratorPoolDown"))
     assert {a["labels"]["alertname"] for _, _, a in watched.webhook.received} == {"OrchestratorPoolDown"}
     log = stack.parts["daemon"].log.read_text()
     for event in ("part.lost", "part.recovered", "state.changed"):
         assert f'"event":"{event}"' in log
+
+
+async def _looks_down(stack: Any) -> None:
+    """What commands and metrics say of it; a pause takes nothing back."""
+    done = await stack.cli("status")
+    assert done.out.startswith("test  DOWN  0/4 serving  4 ready")
+    assert "! gateway has not answered for" in done.out
+    nodes = await stack.cli("nodes", "-o", "json")
+    assert [n["target"] for n in json.loads(nodes.out)["nodes"]] == ["unknown"] * 4
+    page = await stack.get(stack.monitoring_port, "/metrics")
+    assert 'orchestrator_pool_state{pool="test",state="down"} 1.0' in page
+    assert 'orchestrator_pool_serving_nodes{pool="test"} 0.0' in page
+    await stack.cli("pause", "--reason", "to look at it")
+    await stack.turns(2)
+    done = await stack.cli("status")
+    assert (done.code, "paused by" in done.out) == (7, True)
+    await stack.cli("resume")
 
 
 def _seconds(instant: str) -> float:

@@ -31,7 +31,7 @@ CUT = (
     b"POST /v1/completions" + HEADS,
     b"GET / HT",
 )
-ROUNDS = 40
+ROUNDS = 15
 """So often is each sent to each listener: many times as many as lines may come of it."""
 LINES_MOST = 12
 """Of one listener within the seconds that this takes: one, and one after 1, 2, 4, 8 s and so on."""

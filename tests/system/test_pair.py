@@ -43,30 +43,23 @@ async def pair(module_pair: Pair) -> Pair:
     return module_pair
 
 
-@pytest.mark.parametrize("failure", ["kill", "freeze", "partition"])
+@pytest.mark.parametrize("failure", ["kill", "partition"])
 async def test_a_leader_that_fails_in_the_middle_of_a_swap(
     pair: Pair, failure: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """kill -9, SIGSTOP until the other leads, no way to the database: at any time one daemon acts."""
+    """kill -9, no way to the database: at any time one daemon acts. The next test freezes one."""
     old, new = await pair.ready()
     noticed = (await pair.stack.a_node("spot"))["id"]
     async with pair.stack.traffic() as traffic:
         await pair.stack.admin("reclaim", node=noticed)
         await pair.swap_begun(noticed)
-        match failure:
-            case "kill":
-                await old.daemon.kill()
-            case "freeze":
-                os.kill(old.daemon.pid, signal.SIGSTOP)
-            case "partition":
-                old.wires["database"].fall_silent()
+        if failure == "kill":
+            await old.daemon.kill()
+        else:
+            old.wires["database"].fall_silent()
         seconds = await pair.taken_over(new)
-        match failure:
-            case "freeze":
-                os.kill(old.daemon.pid, signal.SIGCONT)
-            case "partition":
-                old.wires["database"].speak()
-        if failure != "kill":
+        if failure == "partition":
+            old.wires["database"].speak()
             async with asyncio.timeout(60):
                 assert await old.daemon.ended() == 1, "the one that was superseded ends"
             assert "took over" in old.daemon.last_words(30)
@@ -76,14 +69,7 @@ async def test_a_leader_that_fails_in_the_middle_of_a_swap(
     print(f"{failure}: taken over after {seconds:.1f} s, lease {LEASE:g} s")
     assert traffic.report.failures == {}
     assert traffic.report.streams_cut == 0
-    late = pair.late(old, new)
-    if failure == "freeze":
-        # What was between its look at the lease and the wire: a launch by a token that is in the journal, a
-        # target set of an older generation. Neither has an effect of its own.
-        assert set(late) <= {"/v1/instances", "/v1/targets"}
-        assert len(late) <= 3
-    else:
-        assert late == [], "two daemons acted by turns"
+    assert pair.late(old, new) == [], "two daemons acted by turns"
     await pair.obeyed(new)
     await pair.nothing_twice()
 
@@ -103,10 +89,11 @@ async def test_a_launch_of_the_old_leader_that_arrives_late_launches_nothing_twi
         wire.speak()
         os.kill(old.daemon.pid, signal.SIGCONT)
         async with asyncio.timeout(60):
-            assert await old.daemon.ended() == 1
+            assert await old.daemon.ended() == 1, "the one that was superseded ends"
+        assert "took over" in old.daemon.last_words(30)
         await pair.stack.settled()
         await traffic.answers(10)
-    assert traffic.report.failures == {}
+    assert (traffic.report.failures, traffic.report.streams_cut) == ({}, 0)
     events = await pair.stack.events()
     asked = [
         e["data"]["token"] for e in events if e["kind"] == "IntentOpened" and e["data"]["replaces"] == noticed
@@ -114,7 +101,11 @@ async def test_a_launch_of_the_old_leader_that_arrives_late_launches_nothing_twi
     assert len(set(asked)) == 1, "the new leader went on with the intent of the old one"
     assert (old.name, "/v1/instances") in pair.record
     assert (new.name, "/v1/instances") in pair.record
-    assert set(pair.late(old, new)) <= {"/v1/instances", "/v1/targets"}
+    # What was between its look at the lease and the wire: a launch by a token that is in the journal, a
+    # target set of an older generation. Neither has an effect of its own.
+    late = pair.late(old, new)
+    assert set(late) <= {"/v1/instances", "/v1/targets"}
+    assert len(late) <= 3
     await pair.obeyed(new)
     await pair.nothing_twice()
 

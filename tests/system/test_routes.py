@@ -23,10 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 REQUESTS = 900
 
 
-@pytest.mark.parametrize("daemon", [True, False], ids=["daemon lives", "daemon dead"])
-async def test_the_loss_of_every_node_costs_no_request(tmp_path: Path, daemon: bool) -> None:
-    """How soon the provider answers, and the pool again, is what `bench/route_fallback.py` measures."""
-    row = await route_fallback.measure(tmp_path, REQUESTS, daemon=daemon)
+async def test_the_loss_of_every_node_costs_no_request_while_the_daemon_is_dead(tmp_path: Path) -> None:
+    """While it lives, the quick run of `bench/route_fallback.py` plays the same, and judges how soon."""
+    row = await route_fallback.measure(tmp_path, REQUESTS, daemon=False)
     assert row["failed"] == 0, row
     assert row["nodes_killed"] == 4
     assert row["requests"] >= REQUESTS
