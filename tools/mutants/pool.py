@@ -92,7 +92,7 @@ class _Child:
 
 def _preload(root: Path) -> None:
     """Import what the tree imports of others, so that no child has to."""
-    imported = set()
+    imported = {"hypothesis", "pytest_asyncio"}  # pytest itself imports them
     for folder in ("policies", "orchestrator", "cloud", "tests"):
         for path in (root / folder).rglob("*.py"):
             imported |= set(re.findall(r"(?m)^\s*(?:from|import)\s+(\w+)", path.read_text(encoding="utf-8")))
