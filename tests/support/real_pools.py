@@ -232,6 +232,11 @@ class RealPool:
     clients: int = 6
     rest: float = 0.0
 
+    @property
+    def generates(self) -> bool:
+        """Whether its answers take so long that some are always under way."""
+        return any(question.text for question in self.questions)
+
     async def view(self, stack: Any) -> PoolView:
         """What the daemon's status says of it."""
         status = await stack.until("the daemon answers", stack.status)
@@ -348,7 +353,7 @@ def _judge(pool: RealPool, fault: Fault, node: str, told: Sequence[Told], grown:
     assert not (cut and (pool.continued or fault.gentle)), f"{cut[0].said} ({len(cut)} such ends)"
     assert {one.node for one in cut} <= {node}, "streams of other nodes ended"
     assert grown["streams_cut"] == len(cut)
-    if not fault.gentle:
+    if not fault.gentle and pool.generates:
         assert grown["retries"] + len(cut) + sum(one.seams for one in told) > 0, (
             "it hurt nobody: nothing is shown"
         )

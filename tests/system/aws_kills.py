@@ -159,7 +159,7 @@ class Bench:
     client: ControlClient = field(init=False)
     _read: int = 0  # the last entry of the journal that was looked at
     _opened: set[str] = field(default_factory=set)  # tokens of launches that the journal ever had
-    _launched: set[str] = field(default_factory=set)  # and those that were launched in a scenario
+    _launched: set[str] = field(default_factory=set)  # and those that were launched in any run
 
     def __post_init__(self) -> None:
         self.directory.mkdir()
@@ -247,13 +247,16 @@ class Bench:
         kill = None if point is None else self._kill(point, delay)
         await asyncio.to_thread(self.shim.order, "begin", key=self.name, kill=kill)
         taken = [next(n for n, m in before.items() if m == "spot")] if scenario == "reclaim" else list(before)
-        for node in taken:
-            notice = 120 if scenario == "reclaim" else 0
-            await asyncio.to_thread(self.shim.order, "reclaim", node=node, notice_s=notice)
-        if point is not None:
-            await self._restart(point, taken)
-        await self.until(f"{scenario}: the pool is whole again", lambda: self._whole(taken))
-        done = await asyncio.to_thread(self.shim.order, "done", key=self.name)
+        try:
+            for node in taken:
+                notice = 120 if scenario == "reclaim" else 0
+                await asyncio.to_thread(self.shim.order, "reclaim", node=node, notice_s=notice)
+            if point is not None:
+                await self._restart(point, taken)
+            await self.until(f"{scenario}: the pool is whole again", lambda: self._whole(taken))
+        finally:  # an intent of a run that was missed may close in the next one
+            done = await asyncio.to_thread(self.shim.order, "done", key=self.name)
+            self._launched |= launches(done["log"])
         faults = self._faults(scenario, before, done["log"])
         if faults:
             raise Failed("; ".join(faults))
@@ -290,11 +293,10 @@ class Bench:
     def _faults(self, scenario: str, before: dict[str, str], log: Sequence[dict[str, Any]]) -> list[str]:
         """What is wrong with a run that ended well by its looks."""
         found = []
-        tokens = {t for change in log if change["action"] == "RunInstances" for t in change["subjects"]}
+        tokens = launches(log)
         done = self._intents()
         if stray := tokens - self._opened:
             found.append(f"launched {sorted(stray)}, and the journal has no intent of that")
-        self._launched |= tokens
         if missing := done - self._launched:
             found.append(f"the journal has {sorted(missing)} as done, which were never launched")
         least, most = LAUNCHES[scenario]
@@ -325,6 +327,11 @@ class Bench:
     async def end(self) -> None:
         """End the daemon."""
         await self.daemon.kill()
+
+
+def launches(log: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The tokens of all launches that took effect."""
+    return {token for change in log if change["action"] == "RunInstances" for token in change["subjects"]}
 
 
 def lowest(targets: set[str], markets: dict[str, str], log: Sequence[dict[str, Any]]) -> int:
