@@ -41,6 +41,7 @@ class Knowable:
         self.channels = Channels(world, self._tables, self._bounds, daemon=daemon)
         self.broken: list[Broken] = []
         self.checked: Counter[str] = Counter()
+        self.on_broken: list[Callable[[], object]] = []
         self._said: set[tuple[str, str]] = set()
         self.faults_on = False
         self.books = Books()
@@ -57,6 +58,8 @@ class Knowable:
             broken = Broken(name=name, at=self._world.clock.now(), text=text)
             self.broken.append(broken)
             self._world.trace.add("BROKEN", broken)
+            for told in self.on_broken:
+                told()
 
     def _ahead(self) -> float:
         """How far ahead of the world the daemon's clock is; a daemon that is gone had the right time."""

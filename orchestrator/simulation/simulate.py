@@ -19,8 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cloud.balancers.routes import Document
-from cloud.errors import CloudError, Uncertain
+from cloud.errors import CloudError
 from cloud.ports import Clock
 from cloud.sim.balancer import Traffic
 from cloud.sim.books import Books
@@ -37,6 +36,7 @@ from orchestrator.journal.store import StoreUnavailable, Superseded
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.pair import Shared
 from orchestrator.lease.shared import SharedLease
+from orchestrator.simulation.absent import no_gateway, no_routes
 from orchestrator.simulation.pair import SimDatabase, acting, on_host, state_of
 from orchestrator.simulation.pool import SimPool
 from orchestrator.simulation.recorded_store import Foresight, RecordedStore, SimProcess, untouched
@@ -149,6 +149,7 @@ class Simulation:
         self._begins, self._longest = 0, longest
         self._killed_at: Effect | None = None
         self._over = False
+        self._broken: set[asyncio.Future[None]] = set()
         self.loop.set_exception_handler(self._unhandled)
 
     @property
@@ -171,13 +172,26 @@ class Simulation:
             self.loop.close()
         return self._outcome()
 
+    def stop_once_broken(self) -> None:
+        """Have the run end as soon as an invariant breaks: for who only asks whether one does, and when."""
+        self._broken.add(self.loop.create_future())
+        for pool in self.pools.values():
+            pool.checker.on_broken.append(self._end)
+
+    def _end(self) -> None:
+        for broken in [future for future in self._broken if not future.done()]:
+            broken.set_result(None)
+
     async def _main(self, script: Callable[[Simulation], Awaitable[None]]) -> None:
         natures = {asyncio.ensure_future(pool.world.run()) for pool in self.pools.values()}
         play = asyncio.ensure_future(script(self))
-        await asyncio.wait({*natures, play}, timeout=self._longest, return_when=asyncio.FIRST_COMPLETED)
+        ends = {*natures, play, *self._broken}
+        await asyncio.wait(ends, timeout=self._longest, return_when=asyncio.FIRST_COMPLETED)
         for nature in natures:
             if nature.done():
                 nature.result()
+        if any(broken.done() for broken in self._broken):
+            return
         if not play.done():
             self.checker.report(
                 "convergence", "script", f"the script did not end within {self._longest:.0f} s"
@@ -289,8 +303,8 @@ class Simulation:
             open_store=open_store,
             make_lease=make_lease,
             open_shared=open_shared,
-            replace=_no_gateway,
-            ask=_no_routes,
+            replace=no_gateway,
+            ask=no_routes,
         )
         process = SimProcess(
             name=name,
@@ -493,16 +507,6 @@ class Simulation:
                 await self.clock.sleep(0.1)
             if task.done():
                 return task.result()
-
-
-async def _no_gateway(_: Path) -> str:
-    """The table of targets is no process that could have an heir."""
-    return ""
-
-
-async def _no_routes(_: Path) -> Document:
-    """Nor does it route requests by the models that they name."""
-    raise Uncertain("no gateway runs in a simulation")
 
 
 def _land(land: Callable[[], object]) -> None:

@@ -4,10 +4,11 @@
         [-o table|json]
 
 Each bug is looked for in disjoint ranges of seeds, in each until something breaks or the hours are over. The
-seeds are of the kind that `campaign.py` draws, swarm and outages; a bug that none of their pools can show is
-looked for by its own script, with the seeds of the range. What broke must hold without the bug. Results are
-added to FILE as they come, and what is in it already is not looked for again. Exits with 1 if a bug was not
-caught in every range.
+seeds are of the kind that `campaign.py` draws, swarm and outages, or outages alone for what only these show;
+a bug that none of their pools can show is looked for by its own script, with the seeds of the range. What
+broke must hold without the bug; a run ends, and the hours are counted, as soon as something breaks. Results
+are added to FILE as they come, and what is in it already is not looked for again. Exits with 1 if a bug was
+not caught in every range.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -54,11 +55,11 @@ class Found:
 def hunt(name: str, number: int, hours: float) -> Found:
     """Look for a bug in one range of seeds."""
     planted, played = bug(name), 0.0
-    for job in runs_of(number):
+    for job in runs_of(planted, number):
         outcome = with_bug(planted, job)
         played += outcome.seconds / 3600.0
         broken = sorted({b.name for b in outcome.broken})
-        if broken and (not planted.drawn or sound(job)):
+        if broken and (planted.seeds == "script" or sound(job)):
             by = planted.invariant if planted.invariant in broken else broken[0]
             return Found(bug=slug(name), number=number, hours=round(played, 2), by=by, line=job.line)
         if played >= hours:
@@ -66,17 +67,18 @@ def hunt(name: str, number: int, hours: float) -> Found:
     return Found(bug=slug(name), number=number, hours=round(played, 2))
 
 
-def runs_of(number: int) -> Iterator[Job]:
-    """The runs of a range, without end."""
+def runs_of(planted: Planted, number: int) -> Iterator[Job]:
+    """The runs of a range that may show a bug, without end."""
     seeds = range(10**9 + number * _WIDTH, 10**9 + (number + 1) * _WIDTH)
-    return fresh_seeds(random.Random(f"hunt/{number}"), seeds)
+    runs = fresh_seeds(random.Random(f"hunt/{number}"), seeds)
+    return runs if planted.seeds != "outage" else (replace(run, kind="outage") for run in runs)
 
 
 def with_bug(planted: Planted, job: Job) -> Outcome:
     """One run with a bug in it."""
-    if not planted.drawn:
+    if planted.seeds == "script":
         with tempfile.TemporaryDirectory() as folder:
-            return planted.play(Path(folder), seed=job.seed)
+            return planted.play(Path(folder), seed=job.seed, hasty=True)
     with planted.rule():
         if job.kind == "outage":
             return play_outage(job.seed, hours=job.hours, look=job.look, planted=planted)
@@ -104,7 +106,7 @@ def table(found: list[Found], ranges: int) -> str:
         rows = sorted((f for f in found if f.bug == slug(planted.name)), key=lambda f: f.number)
         took = ", ".join(f"{f.hours:.1f}" if f.by else f"not in {f.hours:.0f}" for f in rows)
         by = ", ".join(f"`{name}`" for name in sorted({f.by for f in rows if f.by}))
-        where = "" if planted.drawn else " (its script)"
+        where = {"script": " (its script)", "outage": " (outages)"}.get(planted.seeds, "")
         lines.append(f"| {planted.name} | `{planted.invariant}` | {took}{where} | {by} |")
     return "\n".join(lines)
 

@@ -131,6 +131,7 @@ def play(
         )
         if planted is not None:
             planted.into(sim, pool)
+            sim.stop_once_broken()
         sim.world.trace.tail = deque(maxlen=kept)
         return sim.run(whole)
 

@@ -139,7 +139,8 @@ class Planted:
 
     `within`: the number of seeds, from 1 on, one of which must show it. `rule`: switches a rule of the daemon
     off. `pool`: what else `scenarios.config` is given, `other`: what the daemon alone is given. `propagation`
-    of the balancer. `drawn`: seeds of the swarm and of outages can show it, see `hunt`.
+    of the balancer. `seeds` that can show it: "fresh" for those of `campaign.py`, "outage" for those in which
+    one part alone is away, "script" where only its own script does.
     """
 
     name: str
@@ -152,12 +153,14 @@ class Planted:
     pool: dict[str, Any] = field(default_factory=dict)
     other: dict[str, Any] = field(default_factory=dict)
     propagation: float = 0.0
-    drawn: bool = True
+    seeds: str = "fresh"
     regions: Mapping[str, str] = field(default_factory=dict)
     rule: Patch = contextlib.nullcontext
 
-    def play(self, folder: Path, *, seed: int = 1, crash: Point | None = None) -> Outcome:
-        """One run of one seed, in a folder of its own."""
+    def play(
+        self, folder: Path, *, seed: int = 1, crash: Point | None = None, hasty: bool = False
+    ) -> Outcome:
+        """One run of one seed, in a folder of its own; a `hasty` one ends as soon as an invariant breaks."""
         folder.mkdir(parents=True, exist_ok=True)
         sim = Simulation(
             config(folder, **self.pool),
@@ -171,6 +174,8 @@ class Planted:
             crash=crash,
         )
         self.into(sim, self.pool)
+        if hasty:
+            sim.stop_once_broken()
         with self.rule():
             return sim.run(self.script)
 
@@ -207,6 +212,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="lists show another pool's machines",
         invariant="own-only",
+        seeds="script",
         script=beside_another_pool,
         wrap=around("instances", ShowsOthersMachines),
     ),
@@ -392,6 +398,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="a pool launches beyond its grant",
         invariant="budget",
+        seeds="script",
         script=two_pools,
         rule=spends_what_others_have,
         pool={"pools": ("p", "q"), "budget": {"spend_per_hour": 17.0}},
@@ -399,6 +406,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="a pool has more nodes than its grant",
         invariant="budget",
+        seeds="script",
         script=started_short,
         rule=spends_what_others_have,
         pool={"pools": ("p", "q"), "budget": {"nodes": 6}},
@@ -406,6 +414,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="a silent region freezes all",
         invariant="regions",
+        seeds="outage",
         script=region_silent,
         regions=TWO_REGIONS,
         rule=one_silent_region_freezes_all,
@@ -413,6 +422,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="what has no price is not sold",
         invariant="prices",
+        seeds="outage",
         script=restarted_without_prices,
         rule=sells_only_what_was_read,
     ),
@@ -432,6 +442,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="requests of operators are lost",
         invariant="operator-obeyed",
+        seeds="script",
         script=operator_drain,
         rule=loses_requests,
     ),
@@ -456,6 +467,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="without its database a pair takes nothing out",
         invariant="failsafe",
+        seeds="outage",
         script=database_away,
         pool={"replicas": 8},
         rule=deaf_beyond_the_lease,
@@ -463,6 +475,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="a lease that ran out for want of a database is believed",
         invariant="failsafe",
+        seeds="outage",
         script=database_away,
         pool={"replicas": 8},
         rule=goes_on_without_its_lease,
@@ -470,6 +483,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="beyond the lease what is silent is taken out",
         invariant="failsafe",
+        seeds="outage",
         script=database_away,
         pool={"replicas": 8},
         rule=takes_out_what_it_likes,

@@ -314,7 +314,8 @@ def play_swarm(
 ) -> Outcome:
     """One run of what a seed drew; `kept` lines of its trace stay.
 
-    `wrap` replaces ports of every daemon. `planted`: a bug, whose rule is in force already.
+    `wrap` replaces ports of every daemon. `planted`: a bug, whose rule is in force already; the run ends as
+    soon as an invariant breaks.
     """
     wrap = planted.wrap if planted is not None else wrap
     with tempfile.TemporaryDirectory() as folder:
@@ -331,5 +332,6 @@ def play_swarm(
         )
         if planted is not None:
             planted.into(sim, swarm.pool)
+            sim.stop_once_broken()
         sim.world.trace.tail = deque(maxlen=kept)
         return sim.run(swarm.script)
