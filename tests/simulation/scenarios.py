@@ -68,8 +68,9 @@ ALB: Mapping[str, Any] = {"budget": 45.0, "margin": 5.0, "settle": 25.0}
 PROPAGATION = 20.0
 
 
-def bounds(look: float, propagation: float = 0.0) -> Bounds:
-    """What may be expected of a daemon that looks every `look` seconds, behind such a balancer."""
+def bounds(look: float, propagation: float = 0.0, longest: float = 8.0) -> Bounds:
+    """What may be expected of a daemon that looks every `look` seconds, behind such a balancer, where an
+    answer takes `longest` at most."""
     known = Bounds()
     return Bounds(
         track=max(known.track, 3 * look),
@@ -77,7 +78,7 @@ def bounds(look: float, propagation: float = 0.0) -> Bounds:
         detach=max(known.detach, 1.5 * look),
         see_loss=max(known.see_loss, 4 * look),
         enter=max(known.enter, 4 * look),
-        finish=known.finish + propagation,
+        finish=max(known.finish, longest + 2.0) + propagation,
         told_early=known.told_early + propagation,
     )
 

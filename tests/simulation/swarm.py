@@ -52,11 +52,14 @@ LARGE = 0.15
 APART = 0.3
 """Share of seeds with two regions."""
 
-CAPPED = 0.25
+CAPPED = 0.35
 """Share of seeds with a spend cap, where prices stand still and all nodes are of one size."""
 
 TIGHT = 0.7
 """Share of those whose cap is so close to what the pool costs that it binds now and then."""
+
+LONG_ANSWERS = 0.3
+"""Share of seeds whose answers take longer than any look, and less than a drain."""
 
 SLOW_BALANCER = 0.2
 """Share of seeds whose balancer routes by what it held before for as long as an ALB does."""
@@ -88,6 +91,7 @@ class Swarm:
             self.pool["limits"] = {"spend_per_hour": cap}
         self.propagation = self._propagation()
         self.sources = self._sources()
+        self.answers = self._answers()
         self.priceless_from = self._priceless()
 
     def _knows(self, kind: Kind) -> bool:
@@ -141,6 +145,11 @@ class Swarm:
             self.pool["drain"] = ALB
         return PROPAGATION if slow else 0.0
 
+    def _answers(self) -> tuple[float, float]:
+        """Seconds that an answer takes: where it is long a node that drains is not idle by accident."""
+        long = drawn("answers", self.seed).random() < LONG_ANSWERS and self.seed not in REGRESSIONS
+        return (10.0, 15.0) if long else (1.0, 8.0)
+
     def _sources(self) -> tuple[str, ...]:
         """Where notices come from: one alone may hide the loss of the other."""
         both = (QUEUE, METADATA)
@@ -164,7 +173,7 @@ class Swarm:
         dear, more, tight = max(sale.price for sale in sales()), rng.choice((1, 2)), rng.random() < TIGHT
         if not tight or "mix" in self.pool:
             return dear * (most + more)
-        if rng.random() < 0.5:  # it runs until it is ready, and costs something meanwhile
+        if rng.random() < 0.8:  # it runs until it is ready, and costs something meanwhile
             self.pool["standby"] = {"stopped": 1}
         numbers = Numbers.of(Pool(name="p", replicas=self.pool["replicas"], spot_share=self._share()))
         spot = max(sale.price for sale in sales() if sale.placement.market is Market.SPOT)
@@ -324,8 +333,8 @@ def play_swarm(
             sales=[*sales(regions=swarm.regions), *swarm.large],
             seed=swarm.seed,
             pace=swarm.pace,
-            traffic=Traffic(per_second=2.0, propagation=swarm.propagation),
-            bounds=bounds(swarm.look, swarm.propagation),
+            traffic=Traffic(per_second=2.0, seconds=swarm.answers, propagation=swarm.propagation),
+            bounds=bounds(swarm.look, swarm.propagation, swarm.answers[1]),
             sources=swarm.sources,
             wrap=None if wrap is None else lambda ports: wrap(sim, ports),
             store=RecordedStore if planted is None else planted.store,

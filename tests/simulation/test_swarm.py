@@ -95,7 +95,7 @@ def test_one_pool_in_ten_is_adaptive_and_the_saved_seeds_are_not() -> None:
 def test_some_pools_have_a_spend_cap_where_prices_stand_still() -> None:
     swarms = [Swarm(seed, HOURS) for seed in range(5000, 5500)]
     capped = [s for s in swarms if "limits" in s.pool]
-    assert 60 <= len(capped) <= 110
+    assert 80 <= len(capped) <= 150
     tight = [s for s in capped if s.pool["limits"]["spend_per_hour"] < 3.6 * s.pool["replicas"]]
     assert len(tight) >= 15  # they cannot all be on demand
     assert not any(s.large or "price_walk" in {kind.name for kind in s.kinds} for s in capped)
@@ -120,6 +120,8 @@ def test_some_balancers_are_slow_and_some_pools_have_one_source_of_notices() -> 
     assert min(alone[(QUEUE,)], alone[(METADATA,)]) >= 70
     saved = [Swarm(seed, HOURS) for seed in REGRESSIONS]
     assert not any(s.propagation or len(s.sources) == 1 for s in saved)
+    assert 100 <= sum(s.answers[0] > 5.0 for s in swarms) <= 200
+    assert not any(s.answers[0] > 5.0 for s in saved)
     assert not any("slow_disk" in {kind.name for kind in s.kinds} for s in saved)
 
 
