@@ -43,7 +43,7 @@ _WIDTH = 10**8
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What came of one bug in one range: the simulated `hours` that were played, and what broke `by` which
-    invariant, empty where nothing did. `line`: the run in which it did."""
+    invariant, empty where nothing did. `line`: the run in which it did, of a seed without the bug."""
 
     bug: str
     number: int
@@ -61,10 +61,11 @@ def hunt(name: str, number: int, hours: float) -> Found:
         broken = sorted({b.name for b in outcome.broken})
         if broken and (planted.seeds == "script" or sound(job)):
             by = planted.invariant if planted.invariant in broken else broken[0]
-            return Found(bug=slug(name), number=number, hours=round(played, 2), by=by, line=job.line)
+            shown = replace(job, kind="planted", name=planted.name) if planted.seeds == "script" else job
+            return Found(bug=slug(name), number=number, hours=round(played, 4), by=by, line=shown.line)
         if played >= hours:
             break
-    return Found(bug=slug(name), number=number, hours=round(played, 2))
+    return Found(bug=slug(name), number=number, hours=round(played, 4))
 
 
 def runs_of(planted: Planted, number: int) -> Iterator[Job]:
@@ -104,11 +105,17 @@ def table(found: list[Found], ranges: int) -> str:
     lines.append("|---|---|---|---|")
     for planted in PLANTED:
         rows = sorted((f for f in found if f.bug == slug(planted.name)), key=lambda f: f.number)
-        took = ", ".join(f"{f.hours:.1f}" if f.by else f"not in {f.hours:.0f}" for f in rows)
+        took = ", ".join(_hours(f) for f in rows)
         by = ", ".join(f"`{name}`" for name in sorted({f.by for f in rows if f.by}))
         where = {"script": " (its script)", "outage": " (outages)"}.get(planted.seeds, "")
         lines.append(f"| {planted.name} | `{planted.invariant}` | {took}{where} | {by} |")
     return "\n".join(lines)
+
+
+def _hours(found: Found) -> str:
+    if not found.by:
+        return f"not in {found.hours:.0f}"
+    return f"{found.hours:.1f}" if found.hours >= 0.05 else "< 0.1"
 
 
 def main() -> int:
