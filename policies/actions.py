@@ -51,15 +51,15 @@ class Cause(Word):
 
 @value
 class Launch:
-    """Launch one node at a placement. `token` makes it happen at most once."""
+    """Launch one node at a placement."""
 
-    token: str
+    token: str  # makes it happen at most once
     placement: Placement
-    price: float | None
+    price: float | None  # USD/h when it was decided; None where it is not known
     cause: Cause
     reason: str
-    standby: StandbyKind | None = None
-    replaces: str = ""
+    standby: StandbyKind | None = None  # what it is to be; None: a node that serves
+    replaces: str = ""  # the node whose place it takes
     kind: ActionKind = ActionKind.LAUNCH
 
 
@@ -206,15 +206,14 @@ class Deferred:
 
 @value
 class Plan:
-    """The decision of one turn.
+    """The decision of one turn."""
 
-    `targets` is the whole wanted target set, the same for every balancer; `write` names the balancers
-    whose set has to be written. Beyond the lease (`policies.failsafe`) only those of it that drain are, and
-    what else a balancer holds stays. `notes` say in words why the pool is as it is.
-    """
+    actions: tuple[Action, ...] = ()  # in the order in which they are carried out
+    targets: tuple[TargetSpec, ...] = ()  # the whole wanted target set, the same for every balancer
 
-    actions: tuple[Action, ...] = ()
-    targets: tuple[TargetSpec, ...] = ()
     write: tuple[str, ...] = ()
+    """The balancers whose set has to be written. Beyond the lease (`policies.failsafe`) only targets that
+    drain are written, and what else a balancer holds stays."""
+
     deferred: tuple[Deferred, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # why the pool is as it is, in words

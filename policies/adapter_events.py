@@ -18,32 +18,25 @@ class AdapterAsked:
 
 @value
 class AdapterAnswered:
-    """Such a call came back. `failure`: why it was not done, empty where it was.
-
-    What was loaded was seen to make a token, or the like. `certain`: a failed call surely did nothing.
-    """
+    """Such a call came back. What was loaded was seen to make a token, or the like."""
 
     at: float
     node: str
     adapter: str
     load: bool
-    failure: str = ""
-    certain: bool = True
+    failure: str = ""  # why it was not done, empty where it was
+    certain: bool = True  # a failed call surely did nothing
 
 
 @value
 class NodeOutdated:
-    """An engine has other adapters than it would be started with: another node takes its place.
-
-    `budget`: seconds for the requests in flight, once that is ready. `again`: it was launched with what is
-    wanted, and lost it.
-    """
+    """An engine has other adapters than it would be started with: another node takes its place."""
 
     at: float
     node: str
     reason: str
-    budget: float
-    again: bool = False
+    budget: float  # seconds for the requests in flight, once that is ready
+    again: bool = False  # it was launched with what is wanted, and lost it
 
 
 @value

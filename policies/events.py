@@ -169,16 +169,13 @@ class NodeRouted:
 
 @value
 class NodeGone:
-    """A node no longer exists. `ended`: a list showed that it has ended, and not only lacked it.
-
-    `detail`: the provider's own words for the end, where it has any.
-    """
+    """A node no longer exists."""
 
     at: float
     node: str
     cause: GoneCause
-    ended: bool = False
-    detail: str = ""
+    ended: bool = False  # a list showed that it has ended, and not only lacked it
+    detail: str = ""  # the provider's own words for the end, where it has any
 
 
 @value
@@ -313,16 +310,13 @@ class AlarmRaised:
 
 @value
 class BootFailed:
-    """A machine that we launched never became ready, and that is its end: why, and what it wrote last.
-
-    `console`: printable lines, KEPT of each machine at most (`policies.boot_memory`); the machine's own word.
-    """
+    """A machine that we launched never became ready, and that is its end."""
 
     at: float
     node: str
     placement: Placement
     why: str
-    console: str = ""
+    console: str = ""  # what it wrote last: printable lines, at most `policies.boot_memory.CONSOLE_LINES,`
 
 
 @value
@@ -378,15 +372,12 @@ class GpuAcquitted:
 
 @value
 class StateChanged:
-    """The pool is judged otherwise than before; both are words of `policies.verdict.State`.
-
-    `before` is empty where nothing was known. `why` says what the judgement goes by.
-    """
+    """The pool is judged otherwise than before."""
 
     at: float
-    state: str
-    before: str
-    why: str
+    state: str  # a word of `policies.verdict.State`
+    before: str  # the same; empty where nothing was known
+    why: str  # what the judgement goes by
 
 
 @value

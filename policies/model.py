@@ -228,13 +228,13 @@ class EngineReading:
 
 @value
 class Target:
-    """A node's entry in a load balancer. `id` is the node's id: addresses are reused, ids are not."""
+    """A node's entry in a load balancer."""
 
-    id: str
-    address: str
+    id: str  # the node's: addresses are used again, ids are not
+    address: str  # "host:port" of its engine
     state: TargetState
-    in_flight: int | None = None
-    reason: str = ""
+    in_flight: int | None = None  # requests; None where the balancer does not count them
+    reason: str = ""  # of a state that is not healthy, in the balancer's words
     failing_since: float | None = None  # the first of the looks without a gap that show it unhealthy
     build: str | None = None  # as it was written to the balancer; None where that keeps none
     continues: str | None = None  # how others finish what it began, "none" for not; None: it does not say
@@ -246,38 +246,32 @@ class Target:
 
 @value
 class TargetSpec:
-    """What we want a load balancer to hold for a node. `drain_deadline` only when draining.
+    """What we want a load balancer to hold for a node."""
 
-    `weight` is the node's share of the requests beside that of others: 100 for each unit that it serves.
-    `adapters`: those that it is sent requests for. Of several revisions of one name the first gets the new
-    requests, the others only go on with what they began.
-    """
-
-    id: str
-    address: str
+    id: str  # the node's
+    address: str  # "host:port" of its engine
     phase: TargetPhase = TargetPhase.ACTIVE
-    weight: int = WEIGHT_OF_A_UNIT
-    drain_deadline: float | None = None
+    weight: int = WEIGHT_OF_A_UNIT  # its share of the requests: 100 for each unit that it serves
+    drain_deadline: float | None = None  # until when requests in flight may finish; None unless it drains
     build: str = ""  # the node's, see `Instance`: only targets of one build finish each other's answers
+
     adapters: tuple[Held, ...] = ()
+    """Those that it is sent requests for. Of several revisions of one name the first gets the new requests,
+    the others only go on with what they began."""
 
 
 @value
 class Notice:
-    """A word that a node will not last.
+    """A word that a node will not last."""
 
-    `id` is the same for every copy of one notice from one source. `deadline` is when the node goes away,
-    None where the kind has none (rebalance). `cancelled`: an earlier notice with this id no longer holds.
-    """
-
-    id: str
+    id: str  # the same for every copy of one notice from one source
     kind: NoticeKind
     node: str
-    deadline: float | None
-    source: str
+    deadline: float | None  # when the node goes away; None where the kind has none (rebalance)
+    source: str  # the name of the `cloud.ports.Notices` that it came from
     confidence: Confidence
-    seen_at: float
-    cancelled: bool = False
+    seen_at: float  # when the source got it
+    cancelled: bool = False  # an earlier notice with this id no longer holds
 
 
 class PartKind(Word):
@@ -294,18 +288,18 @@ class PartKind(Word):
 class Observed(Generic[T]):
     """One part of the world with its age: the last good value, when it was read, and what failed since.
 
-    `at` is None until the first complete reading. `error` is the failure of the newest attempt, empty when
-    that attempt succeeded: a failed reading shows as an age and a reason, never as an empty list. `since`:
-    when the run of readings began that goes on without a gap: before it the daemon did not run, or could not
-    read. `failing_since`: when the first attempt was made of the unbroken run of failed ones, None when the
-    newest one succeeded.
+    A failed reading shows as an age and a reason, never as an empty list.
     """
 
-    value: T
-    at: float | None = None
-    error: str = ""
+    value: T  # of the last good reading
+    at: float | None = None  # of that reading; None before the first complete one
+    error: str = ""  # the failure of the newest attempt, empty when it succeeded
+
     since: float | None = None
+    """When the run of readings without a gap began: before it the daemon did not run, or could not read."""
+
     failing_since: float | None = None
+    """The first attempt of the unbroken run of failed ones; None when the newest one succeeded."""
 
     def age(self, now: float) -> float:
         """Seconds since the last good reading; infinite before the first."""
@@ -384,20 +378,18 @@ class World:
 
 @value
 class Pool:
-    """The wanted state of one pool: `replicas` ready serving units, `spot_share` of them on spot.
+    """The wanted state of one pool: so many ready serving units, a share of them on spot.
 
-    With 0 `replicas` it is wanted empty: no standby, no launches, and it lets go of all it has. `priority`:
-    the higher first where pools share a budget. `units`: of one node, by instance type; else it serves one.
     Nodes come whole: see docs/decisions/0011 for what is rounded and which way. With `adaptive` rules the
-    share is only the most that may be on spot, and the policy finds the mix; it knows only nodes of one unit.
+    policy finds the mix; it knows only nodes of one unit. Raises ValueError.
     """
 
     name: str
-    replicas: int
-    model: str = ""
-    priority: int = 0
-    spot_share: float = 0.7
-    units: Mapping[str, int] = field(default_factory=dict, hash=False)
+    replicas: int  # wanted units; 0: no standby, no launches, and it lets go of all it has
+    model: str = ""  # what its engines serve
+    priority: int = 0  # the higher first where pools share a budget
+    spot_share: float = 0.7  # of the units; with `adaptive` rules the most that may be on spot
+    units: Mapping[str, int] = field(default_factory=dict, hash=False)  # of one node, by type; else one
     drain: DrainRules = DrainRules()
     back_to_spot: ReturnRules = ReturnRules()
     health: HealthRules = HealthRules()

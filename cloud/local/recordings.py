@@ -255,7 +255,7 @@ def _chosen(rows: list[_Row], assumed: Assumed, where: str) -> list[_Row]:
         if wanted is not None:
             rows = [row for row in rows if getattr(row, field) == wanted]
             if not rows:
-                raise SpotsetError(f"{where}: has no {wanted}, only {', '.join(known)}; mend {option}")
+                raise SpotsetError(f"{where}: has no {wanted}, only {', '.join(known)}; fix {option}")
     return rows
 
 

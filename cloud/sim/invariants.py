@@ -34,7 +34,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "launch-rate": "no more launches in a minute than the limit allows",
     "spend": "nodes cost no more per hour than the spend cap",
     "budget": "no launch makes what all pools have together more than the budget that they share",
-    "in-vain": "what a person has to mend first is tried once a pause, and never after a start that failed",
+    "in-vain": "what a person has to fix first is tried once a pause, and never after a start that failed",
     "regions": "one region's silence holds back nothing elsewhere",
     "prices": "prices that cannot be read hold back no launch",
     "call-budget": "a minute has a bounded number of calls on the cloud",

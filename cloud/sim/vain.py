@@ -1,4 +1,4 @@
-"""Watches that a daemon does not repeat what a person has to mend first.
+"""Watches that a daemon does not repeat what a person has to fix first.
 
 Apart from `cloud.sim.checker`: this one looks at what the daemon writes into its journal, with its own
 counting, and at nothing that the daemon decided by.

@@ -155,7 +155,7 @@ class _Run:
             self._sell(now, tape)
             held = in_zone.get(tape.zone, [])
             if held and tape.first_below(len(held), now) <= now + self._timings.notice:
-                self._doom(now, tape, held)
+                self._draw_losses(now, tape, held)
             if len(held) > tape.capacity(now):
                 self._take(now, tape, held)
         self._look(now)
@@ -177,8 +177,8 @@ class _Run:
                 found.setdefault(machine.placement.zone, []).append(machine)
         return found
 
-    def _doom(self, now: float, tape: Tape, held: list[Machine]) -> None:
-        """Draw the victims of every loss of capacity in the coming notice time, as `Machines.doom` does."""
+    def _draw_losses(self, now: float, tape: Tape, held: list[Machine]) -> None:
+        """Draw the victims of every loss in the coming notice time, as `Machines.draw_losses` does."""
         for at, capacity in tape.changes(now, now + self._timings.notice):
             over = sum(self._until(m) > at for m in held) - capacity
             if over <= 0:

@@ -154,7 +154,7 @@ class Machines:
                 found += staying[-over:]
         return found
 
-    def doom(self, now: float) -> list[Notice]:
+    def draw_losses(self, now: float) -> list[Notice]:
         """Draw the victims of every loss of capacity in the coming notice time; the notices sent now."""
         found: list[Notice] = []
         for tape in self._scenario.tapes:

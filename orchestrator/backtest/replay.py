@@ -175,7 +175,7 @@ class Replay:
             self.tally.record(f"{now:.3f} preempted {machine.id}")
             if self._recorder is not None:
                 self._recorder.lost(now, machine.id, machine.placement.zone)
-        for notice in self._machines.doom(now):
+        for notice in self._machines.draw_losses(now):
             if self._recorder is not None:
                 self._recorder.noticed(now, notice.node)
             self._pending.append(NoticeSeen(at=now, notice=notice))

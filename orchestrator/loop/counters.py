@@ -44,11 +44,11 @@ class PoolCounters:
         self._stages = {stage: metrics.SWAP_SECONDS.labels(pool, stage) for stage in _STAGES}
 
     def notice(self, event: NoticeSeen, *, known: bool, first: bool) -> None:
-        """Count a notice; the time to the detachment runs from the `first` one that dooms its node."""
+        """Count a notice; the time to the detachment runs from the `first` one that takes its node."""
         notice = event.notice
         if not known:
             self._unknown.inc()
-        if first and dooms(notice):
+        if first and takes_node(notice):
             self._arrived[notice.node] = event.at
         if len(self._arrived) > ARRIVALS_KEPT:
             self._arrived.pop(next(iter(self._arrived)))
@@ -139,6 +139,6 @@ class PoolCounters:
             self._swap_failures.inc()
 
 
-def dooms(notice: Notice) -> bool:
+def takes_node(notice: Notice) -> bool:
     """A notice of a kind that takes nodes away."""
     return notice.kind is not NoticeKind.REBALANCE

@@ -19,7 +19,7 @@ from cloud.logger import structlog
 from cloud.ports import Clock, Lease
 from orchestrator.journal.store import Journal
 from orchestrator.loop.actuator import Actuator
-from orchestrator.loop.counters import PoolCounters, dooms
+from orchestrator.loop.counters import PoolCounters, takes_node
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.observer import Observer
@@ -288,7 +288,7 @@ class Loop:
                 heard = add_notice(fresh[node], event.notice)
                 if heard is fresh[node]:
                     continue
-                first = not any(map(dooms, fresh[node]))
+                first = not any(map(takes_node, fresh[node]))
                 fresh[node] = heard
                 self._counters.notice(event, known=record is not None, first=first)
                 log.warning(

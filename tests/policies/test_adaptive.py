@@ -97,7 +97,7 @@ class Fleet:
             self.engines[node] = EngineReading(node=node, at=NOW, ready=False, ok=False)
         return self
 
-    def doom(self, node, left=120.0):
+    def notice(self, node, left=120.0):
         notice = Notice(
             id=node, kind=NoticeKind.INTERRUPTION, node=node, deadline=NOW + left, source="feed",
             confidence=Confidence.CONFIRMED, seen_at=NOW,
@@ -235,7 +235,7 @@ def test_an_old_fleet_of_spot_is_left_alone() -> None:
 
 
 def test_a_notice_is_answered_in_the_same_turn() -> None:
-    plan = whole().doom("n0").decide()
+    plan = whole().notice("n0").decide()
     assert [a.node for a in plan.actions if isinstance(a, Drain)] == ["n0"]
     found = [a for a in plan.actions if isinstance(a, Launch)]
     assert found
@@ -243,7 +243,7 @@ def test_a_notice_is_answered_in_the_same_turn() -> None:
 
 
 def test_where_on_demand_starts_sooner_it_bridges_until_spot_is_ready() -> None:
-    fleet = whole().doom("n0")
+    fleet = whole().notice("n0")
     fleet.pool = replace(fleet.pool, adaptive=AdaptiveRules(spot_start=600.0, on_demand_start=90.0))
     plan = fleet.decide()
     assert len(launches(plan, Market.ON_DEMAND)) == 1
@@ -251,7 +251,7 @@ def test_where_on_demand_starts_sooner_it_bridges_until_spot_is_ready() -> None:
 
 
 def test_a_stopped_standby_is_started_for_what_is_lost() -> None:
-    fleet = whole().add("s", place("b", Market.ON_DEMAND), stopped=True).doom("n0")
+    fleet = whole().add("s", place("b", Market.ON_DEMAND), stopped=True).notice("n0")
     fleet.pool = replace(fleet.pool, standby=StandbyRules(stopped=1))
     plan = fleet.decide()
     assert [a.node for a in plan.actions if isinstance(a, Start)] == ["s"]
@@ -295,7 +295,7 @@ def test_a_zone_not_looked_at_for_long_gets_a_scout_that_is_not_worth_it(unseen,
 
 def test_a_zone_that_took_nodes_gets_none_for_a_while() -> None:
     fleet = Fleet().add("a1", place("a")).add("b1", place("b")).add("b2", place("b")).add("b3", place("b"))
-    fleet.doom("a1")
+    fleet.notice("a1")
     fleet.pool = replace(fleet.pool, replicas=8, limits=Limits(surge=8))
     plan = fleet.decide()
     assert any(isinstance(a, Launch) for a in plan.actions)
@@ -350,13 +350,13 @@ def test_the_floor_of_on_demand_is_launched_and_kept() -> None:
 
 
 def test_without_prices_it_says_so_and_waits() -> None:
-    plan = whole().doom("n0").decide(offers=())
+    plan = whole().notice("n0").decide(offers=())
     assert not [a for a in plan.actions if isinstance(a, Launch)]
     assert any("no on-demand price" in note for note in plan.notes)
 
 
 def test_reasons_can_be_read() -> None:
-    plan = whole().doom("n0").decide()
+    plan = whole().notice("n0").decide()
     assert all(a.reason for a in plan.actions)
     assert any("hazard" in a.reason for a in launches(plan, Market.SPOT)) or launches(plan, Market.ON_DEMAND)
 

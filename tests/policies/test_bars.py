@@ -464,7 +464,7 @@ def test_boots_that_are_given_up_one_by_one_count_before_they_have_ended() -> No
 
 
 def test_what_began_to_boot_before_somebody_resumed_does_not_stop_the_pool_again() -> None:
-    """It still has what was wrong: its end comes after the mend and tells nothing of it."""
+    """It still has what was wrong: its end comes after the fix and says nothing of it."""
     pool, gone = Pool(name="p", replicas=40), {"cause": GoneCause.NEVER_STARTED, "ended": True}
     up = [e for n in range(1, 7) for e in (*launch(n, Outcome.DONE, at=10.0), seen(n, at=11.0))]
     first = [NodeGone(at=20.0, node=f"i-{n}", **gone) for n in range(1, 4)]  # type: ignore[arg-type]

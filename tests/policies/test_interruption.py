@@ -61,8 +61,8 @@ def test_the_earliest_deadline_wins() -> None:
     here.notice("s0", 120.0, id="late")
     here.notice("s0", 30.0, id="early")
     here.notice("s0", 10.0, id="void", cancelled=True)
-    doomed = noticed(here.pool, here.world, here.memory)
-    assert {node: notice.id for node, notice in doomed.items()} == {"s0": "early"}
+    leaving = noticed(here.pool, here.world, here.memory)
+    assert {node: notice.id for node, notice in leaving.items()} == {"s0": "early"}
 
 
 def test_reports_doom_no_more_than_the_disruption_budget_oldest_first() -> None:

@@ -163,16 +163,16 @@ def test_a_balancer_that_is_no_longer_configured_holds_nothing_back() -> None:
 def test_a_doomed_node_that_serves_late_goes_on_doing_so_over_a_restart() -> None:
     toy = CheckedCloud(quick_pool(2), boot=100.0)
     toy.run(240)
-    doomed = toy.alive()[0]
-    toy.machines[doomed].dies_at = toy.now + 120.0
+    noticed = toy.alive()[0]
+    toy.machines[noticed].dies_at = toy.now + 120.0
     toy.arriving.clear()
-    toy.notice(doomed, 120.0, kind=NoticeKind.MAINTENANCE)
+    toy.notice(noticed, 120.0, kind=NoticeKind.MAINTENANCE)
     toy.turn()
-    assert doomed in toy.active()
+    assert noticed in toy.active()
     toy.restart()
     toy.probing = False
     toy.turn()
-    assert doomed in toy.active()
+    assert noticed in toy.active()
 
 
 def test_reports_before_the_first_probe_stay_within_the_budget() -> None:

@@ -178,16 +178,16 @@ def test_a_stopped_standby_takes_over_and_is_made_anew() -> None:
     stopped = [i for i in toy.alive() if toy.machines[i].instance.state is InstanceState.STOPPED]
     assert len(stopped) == 1
     assert len(toy.alive()) == 5
-    doomed = toy.alive(SPOT)[0]
-    toy.reclaim(doomed, 120.0)
+    noticed = toy.alive(SPOT)[0]
+    toy.reclaim(noticed, 120.0)
     plan = toy.turn()
     assert [a.node for a in plan.actions if isinstance(a, Start)] == stopped
-    assert next(a for a in plan.actions if isinstance(a, Start)).replaces == doomed
-    assert any(isinstance(a, Drain) and a.node == doomed for a in plan.actions)
+    assert next(a for a in plan.actions if isinstance(a, Start)).replaces == noticed
+    assert any(isinstance(a, Drain) and a.node == noticed for a in plan.actions)
     toy.run(14)  # a start is quicker than a boot
     assert stopped[0] in toy.active()
-    assert toy.memory.swaps[doomed].incoming == stopped[0]
-    assert toy.memory.swaps[doomed].replaced_at is not None
+    assert toy.memory.swaps[noticed].incoming == stopped[0]
+    assert toy.memory.swaps[noticed].replaced_at is not None
     toy.run(400)
     states = [toy.machines[i].instance.state for i in toy.alive()]
     assert states.count(InstanceState.STOPPED) == 1

@@ -281,7 +281,7 @@ async def database_away(sim: Simulation) -> None:
 
 
 async def key_not_granted(sim: Simulation) -> None:
-    """Every machine is accepted and ended before it runs, until somebody mends that and resumes."""
+    """Every machine is accepted and ended before it runs, until somebody fixes that and resumes."""
     sim.world.stillborn = dict.fromkeys(Market, Ending.FAULT)
     sim.boot()
     await sim.clock.sleep(60.0)
@@ -294,7 +294,7 @@ async def key_not_granted(sim: Simulation) -> None:
 
 async def spot_not_allowed(sim: Simulation) -> None:
     """Launches on spot are denied from the start: the on-demand share is built and nothing more, and what is
-    lost of it is launched anew, until somebody mends that and resumes."""
+    lost of it is launched anew, until somebody fixes that and resumes."""
     end = sim.world.faults.begin((buying(Market.SPOT),), Fault.DENIED)
     sim.boot()
     await sim.clock.sleep(40.0)

@@ -1,4 +1,4 @@
-"""The kinds of faults that a swarm knows, each a coroutine that strikes once and mends what it broke.
+"""The kinds of faults that a swarm knows, each a coroutine that strikes once and fixes what it broke.
 
 A kind draws from a generator of its own, so that adding a kind changes no other's draws. What a strike begins
 it also ends, however short the rest of the run is: after the last strike the world is whole again.

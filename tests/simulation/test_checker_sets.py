@@ -38,15 +38,15 @@ def test_a_node_that_somebody_put_back_just_now_may_be_ended(ago: float, harm: b
     assert ("detach-first" in watch(script).broken) is harm
 
 
-@pytest.mark.parametrize("mended", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize(("ago", "harm"), [(5.0, False), (12.0, True)])
-def test_it_may_be_ended_with_the_requests_that_it_got_so(ago: float, harm: bool, mended: bool) -> None:
+def test_it_may_be_ended_with_the_requests_that_it_got_so(ago: float, harm: bool, fixed: bool) -> None:
     async def script(watched: Watched) -> None:
         third = watched.machines[2]
         await watched.let_go(third)
         watched.by_hand(third)
         await watched.clock.sleep(ago)
-        if mended:
+        if fixed:
             await watched.write(watched.machines[:2], draining=[third])
         assert third.in_flight(watched.clock.now())
         await watched.instances.terminate(third.id)

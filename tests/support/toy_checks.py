@@ -175,10 +175,10 @@ def check_failsafe(toy: ToyCloud, turn: Turn) -> None:
     """Beyond the lease no target enters, and none leaves without a notice that is believed."""
     if turn.world.failsafe_since is None:
         return
-    doomed = noticed(turn.pool, turn.world, turn.memory)
+    leaving = noticed(turn.pool, turn.world, turn.memory)
     healthy = {t.id for t in turn.world.balancers["gw"].value if t.state is TargetState.HEALTHY}
     out = {t.id for t in turn.plan.targets if t.phase is TargetPhase.DRAINING}
-    assert out <= doomed.keys(), "a target would leave without a notice"
+    assert out <= leaving.keys(), "a target would leave without a notice"
     assert {t.id for t in turn.plan.targets} <= {*toy.targets, *turn.memory.targets.get("gw", {})}
     assert not turn.plan.write or not healthy or healthy - out, "the last healthy target would leave"
 

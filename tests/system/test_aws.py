@@ -47,12 +47,12 @@ async def test_a_pool_on_ec2_outlives_a_reclaim_and_its_daemon(
         await stack.until_pool("the pool is as wanted", whole)
         first = await machines.living()
         assert sorted(first.values()) == ["on-demand", "spot", "spot"]
-        doomed = next(node for node, market in first.items() if market == "spot")
+        noticed = next(node for node, market in first.items() if market == "spot")
         async with stack.traffic() as traffic:
-            machines.shim.order("reclaim", node=doomed)
+            machines.shim.order("reclaim", node=noticed)
             await stack.until_pool(
-                "the doomed node is gone and the pool whole",
-                lambda pool: whole(pool) and doomed not in {n["id"] for n in pool["nodes"]},
+                "the noticed node is gone and the pool whole",
+                lambda pool: whole(pool) and noticed not in {n["id"] for n in pool["nodes"]},
             )
             await traffic.answers(20)
         assert (traffic.report.failed, traffic.report.streams_cut) == (0, 0), traffic.report
@@ -123,13 +123,13 @@ async def test_a_kill_while_launches_and_ends_are_under_way(
         await die_amid(stack, "RunInstances")
         pool = await stack.until_pool("the pool is as wanted", whole)
         assert len(await machines.tokens()) == 3  # in all, however often they were asked for
-        doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        noticed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
         order("fault", action="TerminateInstances", kind="hold")
-        order("reclaim", node=doomed)
+        order("reclaim", node=noticed)
         await die_amid(stack, "TerminateInstances")
         await stack.until_pool(
-            "the doomed node is replaced",
-            lambda pool: whole(pool) and doomed not in {node["id"] for node in pool["nodes"]},
+            "the noticed node is replaced",
+            lambda pool: whole(pool) and noticed not in {node["id"] for node in pool["nodes"]},
         )
 
         async def agreed() -> bool:
@@ -244,7 +244,7 @@ async def test_a_notice_waits_for_no_list(
     changes = {**tables(machines, subnets), f"{POOL}.drain": {"min_serving": "50%"}}
     async with new_stack(changes, parts=("gateway", "daemon")) as stack:
         pool = await stack.until_pool("the pool is as wanted", whole)
-        doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        noticed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
         order("fault", action="DescribeInstances", kind="hold", times=1000)
         before = order("calls")["DescribeInstances"]
 
@@ -252,16 +252,16 @@ async def test_a_notice_waits_for_no_list(
             return int(order("calls")["DescribeInstances"]) > before
 
         await stack.until("a list is on its way", held)
-        order("reclaim", node=doomed)
+        order("reclaim", node=noticed)
 
         def detached(pool: Any) -> bool:
-            return any(n["id"] == doomed and n["target"] == "draining" for n in pool["nodes"])
+            return any(n["id"] == noticed and n["target"] == "draining" for n in pool["nodes"])
 
-        await stack.until_pool("the doomed node is detached", detached)
+        await stack.until_pool("the noticed node is detached", detached)
         order("release")
         await stack.until_pool(
-            "the doomed node is replaced",
-            lambda pool: whole(pool) and doomed not in {node["id"] for node in pool["nodes"]},
+            "the noticed node is replaced",
+            lambda pool: whole(pool) and noticed not in {node["id"] for node in pool["nodes"]},
         )
 
 

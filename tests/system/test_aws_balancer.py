@@ -104,13 +104,13 @@ async def test_a_reclaim_and_idle_gaps_lose_nothing_behind_a_balancer(site: Site
     target_group(site.shim, GROUP)
     async with new_stack(site.tables(), parts=("daemon",)) as stack:
         pool = await stack.until_pool("the pool is as wanted", whole)
-        doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        noticed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
         async with site.traffic() as report:
             await asyncio.sleep(2.0)
-            site.shim.order("reclaim", node=doomed)
+            site.shim.order("reclaim", node=noticed)
             await stack.until_pool(
-                "the doomed node is gone and the pool whole",
-                lambda pool: whole(pool) and doomed not in {node["id"] for node in pool["nodes"]},
+                "the noticed node is gone and the pool whole",
+                lambda pool: whole(pool) and noticed not in {node["id"] for node in pool["nodes"]},
             )
         assert (report.failed, report.streams_cut) == (0, 0), report
         for _ in range(2 * REPLICAS):  # in turns, so that every node has a connection

@@ -230,18 +230,18 @@ async def test_a_capacity_block_that_runs_out_takes_the_nodes_in_it_and_no_other
         pool = await stack.until_pool("the pool is whole", lambda pool: pool["ready"] == 3)
         zones = {node["id"]: node["zone"] for node in pool["nodes"] if node["phase"] == "ready"}
         assert sorted(zones.values()) == [inside, outside, outside]
-        (doomed,) = [node for node, zone in zones.items() if zone == inside]
+        (noticed,) = [node for node, zone in zones.items() if zone == inside]
         ends = datetime.now(UTC) + timedelta(minutes=40)
         detail = {"capacity-reservation-id": RESERVATION, "end-date": ends.isoformat(timespec="seconds")}
         async with stack.traffic() as traffic:
             order("tell", kind="Capacity Block Expiration Warning", detail=detail, node=RESERVATION)
             await stack.until_pool(
                 "the node in the block is replaced",
-                lambda pool: pool["ready"] == 3 and doomed not in {n["id"] for n in pool["nodes"]},
+                lambda pool: pool["ready"] == 3 and noticed not in {n["id"] for n in pool["nodes"]},
             )
             await traffic.answers(20)
         assert (traffic.report.failed, traffic.report.streams_cut) == (0, 0), traffic.report
         told = [e["data"]["notice"] for e in await stack.events() if e["kind"] == "NoticeSeen"]
-        assert [(n["node"], n["kind"], n["source"]) for n in told] == [(doomed, "maintenance", "aws-queue")]
+        assert [(n["node"], n["kind"], n["source"]) for n in told] == [(noticed, "maintenance", "aws-queue")]
         assert told[0]["deadline"] == pytest.approx((ends - timedelta(minutes=30)).timestamp(), abs=1.0)
-        assert set(zones) - {doomed} <= set(await machines.living())
+        assert set(zones) - {noticed} <= set(await machines.living())

@@ -247,10 +247,10 @@ async def test_from_no_resources_to_a_pool_that_hears_every_source(
                     assert [g["GroupId"] for g in machine["SecurityGroups"]] == [group]
                     assert {"Key": "team", "Value": "ml"} in machine["Tags"]
                 assert sizes(nodes) == [50] * 3 + [200] * 3
-                doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+                noticed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
 
                 async def heard() -> Any:
-                    return (await asyncio.to_thread(stack.client.node, doomed))["agent"]
+                    return (await asyncio.to_thread(stack.client.node, noticed))["agent"]
 
                 await stack.until("its agent is heard", heard)
                 metrics = await stack.get(stack.monitoring_port, "/metrics")
@@ -259,18 +259,18 @@ async def test_from_no_resources_to_a_pool_that_hears_every_source(
                 async def told_by() -> set[str]:
                     events = await stack.events()
                     seen = [e["data"]["notice"] for e in events if e["kind"] == "NoticeSeen"]
-                    return {notice["source"] for notice in seen if notice["node"] == doomed}
+                    return {notice["source"] for notice in seen if notice["node"] == noticed}
 
                 async with stack.traffic() as traffic:
-                    nodes.machines[doomed].order("interrupt", after=120)
+                    nodes.machines[noticed].order("interrupt", after=120)
                     await stack.until("the node itself has told", told_by)
-                    aws_shim.order("reclaim", node=doomed)
+                    aws_shim.order("reclaim", node=noticed)
                     await stack.until_pool(
-                        "the doomed node is replaced",
-                        lambda pool: whole(pool) and doomed not in {n["id"] for n in pool["nodes"]},
+                        "the noticed node is replaced",
+                        lambda pool: whole(pool) and noticed not in {n["id"] for n in pool["nodes"]},
                     )
                     await traffic.answers(20)
-                await stack.until("no volume outlives the doomed node", partial(no_more, nodes))
+                await stack.until("no volume outlives the noticed node", partial(no_more, nodes))
                 assert traffic.report.failed == 0, traffic.report
                 assert await told_by() == {"aws-queue", "aws-spot-requests", "node-agent"}
         finally:

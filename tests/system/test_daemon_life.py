@@ -18,10 +18,10 @@ async def test_killed_in_the_middle_of_a_swap(stack: Any) -> None:
         before = await stack.settled()
         epoch = (await stack.status())["daemon"]["epoch"]
         counted = (await stack.statistics())["launches"]
-        doomed = (await stack.a_node("spot"))["id"]
+        noticed = (await stack.a_node("spot"))["id"]
         async with stack.traffic() as traffic:
-            await stack.admin("reclaim", node=doomed)
-            await _reach(stack, doomed, point)
+            await stack.admin("reclaim", node=noticed)
+            await _reach(stack, noticed, point)
             await stack.kill("daemon")
             await traffic.answers(30)  # the gateway serves without a daemon
             await stack.start("daemon")
@@ -34,29 +34,29 @@ async def test_killed_in_the_middle_of_a_swap(stack: Any) -> None:
 
         tokens = {n["id"]: n["token"] for n in before["nodes"]}
         kept = {n["id"]: n["token"] for n in adopted["nodes"]}
-        others = set(tokens) - {doomed}
+        others = set(tokens) - {noticed}
         assert {name: kept.get(name) for name in others} == {name: tokens[name] for name in others}
-        assert doomed not in {n["id"] for n in after["nodes"]}
+        assert noticed not in {n["id"] for n in after["nodes"]}
         await _nothing_twice(stack, launched=(await stack.statistics())["launches"] - counted)
 
 
-async def _reach(stack: Any, doomed: str, point: str) -> None:
+async def _reach(stack: Any, noticed: str, point: str) -> None:
     """Wait for one point of the swap. `notice` is the earliest that can be: as soon as it was given."""
     if point == "notice":
         return
 
     async def reached() -> bool:
         events = await stack.events()
-        replacing = [e for e in events if e["kind"] == "IntentOpened" and e["data"]["replaces"] == doomed]
+        replacing = [e for e in events if e["kind"] == "IntentOpened" and e["data"]["replaces"] == noticed]
         if point == "intent":
             return bool(replacing)
         nodes = await stack.nodes()
         incoming = [n for n in nodes.values() if any(n["token"] == e["data"]["token"] for e in replacing)]
         return any(n["phase"] in ("pending", "starting") for n in incoming) and (
-            doomed not in nodes or not nodes[doomed]["attached"]
+            noticed not in nodes or not nodes[noticed]["attached"]
         )
 
-    await stack.until(f"the swap of {doomed} is at {point}", reached)
+    await stack.until(f"the swap of {noticed} is at {point}", reached)
 
 
 async def _nothing_twice(stack: Any, launched: int) -> None:

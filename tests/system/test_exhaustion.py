@@ -57,7 +57,7 @@ async def drained_for_a_notice(stack: Any, node: str) -> None:
     async def detached() -> bool:
         return node not in await served(stack)
 
-    await stack.until("the doomed node gets no new request", detached, patience=25.0)
+    await stack.until("the noticed node gets no new request", detached, patience=25.0)
 
 
 async def test_callers_that_stay_do_not_use_up_the_descriptors(stack: Any) -> None:

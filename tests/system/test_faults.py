@@ -154,7 +154,7 @@ async def test_a_frozen_engine_is_detached_and_replaced(stack: Any) -> None:
 
 
 async def test_a_forged_notice_drains_at_most_its_node(stack: Any) -> None:
-    """Metadata says so, the cloud does not confirm it: every node claims to be doomed, one is believed."""
+    """Metadata says so, the cloud does not confirm it: every node claims to be noticed, one is believed."""
     first = (await stack.events())[-1]["seq"]
     spot = [n["id"] for n in (await stack.nodes()).values() if n["market"] == "spot"]
     async with stack.traffic() as traffic:
@@ -174,9 +174,9 @@ async def test_a_forged_notice_drains_at_most_its_node(stack: Any) -> None:
         await stack.settled()
     events = [e for e in await stack.events() if e["seq"] > first]
     assert _most_missing(events, set(spot)) == 1
-    doomed = {e["node"] for e in events if e["kind"] == "DrainStarted" and e["data"]["cause"] == "notice"}
-    assert doomed
-    assert doomed <= set(spot), "a node that nobody spoke of was drained for a notice"
+    noticed = {e["node"] for e in events if e["kind"] == "DrainStarted" and e["data"]["cause"] == "notice"}
+    assert noticed
+    assert noticed <= set(spot), "a node that nobody spoke of was drained for a notice"
     assert traffic.report.failures == {}
 
 

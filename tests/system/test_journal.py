@@ -113,7 +113,7 @@ async def test_a_full_disk_of_the_local_cloud_is_said_in_words(stack: Any) -> No
 
 
 async def _lives_through_a_full_disk(stack: Any, fill: Any, free: Any) -> None:
-    """Without a journal the daemon drains what is doomed and launches nothing; afterwards it catches up."""
+    """Without a journal the daemon drains what is noticed and launches nothing; afterwards it catches up."""
     node = (await stack.a_node("spot"))["id"]
     launches = (await stack.statistics())["launches"]
     first = (await stack.events())[-1]["seq"]
@@ -126,7 +126,7 @@ async def _lives_through_a_full_disk(stack: Any, fill: Any, free: Any) -> None:
                 lambda pool: any("journal cannot be written" in p for p in pool["problems"]),
             )
             await stack.until_pool(
-                "the doomed node gets no new requests",
+                "the noticed node gets no new requests",
                 lambda pool: all(n["target"] in (None, "draining") for n in pool["nodes"] if n["id"] == node),
             )
             await stack.until_pool("the node is gone", lambda p: node not in {n["id"] for n in p["nodes"]})

@@ -131,15 +131,15 @@ async def test_the_engines_are_found_through_the_daemon(stack: Any, watched: Mon
         return {t["labels"]["node"]: t["health"] for t in engines} == dict.fromkeys(nodes, "up")
 
     await stack.until("all engines are scraped", scraped)
-    doomed = await stack.a_node("spot")
-    labels = f'pool="test",node="{doomed["id"]}",market="spot",zone="{doomed["zone"]}"'
+    noticed = await stack.a_node("spot")
+    labels = f'pool="test",node="{noticed["id"]}",market="spot",zone="{noticed["zone"]}"'
     assert await watched.numbers(f"vllm:num_requests_running{{{labels}}}") == [0.0]
-    await stack.admin("reclaim", node=doomed["id"], notice_s=3)
-    await stack.until_pool("it is gone", lambda pool: doomed["id"] not in {n["id"] for n in pool["nodes"]})
+    await stack.admin("reclaim", node=noticed["id"], notice_s=3)
+    await stack.until_pool("it is gone", lambda pool: noticed["id"] not in {n["id"] for n in pool["nodes"]})
     await stack.settled()
     await stack.until("the new one is scraped instead", scraped)
     for name in ("orchestrator_node_info", "orchestrator_engine_ready", "vllm:num_requests_running"):
-        assert await watched.numbers(f'{name}{{node="{doomed["id"]}"}}') == [], f"{name} outlived its node"
+        assert await watched.numbers(f'{name}{{node="{noticed["id"]}"}}') == [], f"{name} outlived its node"
     exporters = json.loads(
         (await stack.get(stack.monitoring_port, "/v1/sd?port=9400")).partition("\r\n\r\n")[2]
     )

@@ -117,7 +117,7 @@ async def test_a_notice_during_a_pause_drains_and_nothing_is_launched(stack: Any
     async with stack.traffic() as traffic:
         await stack.admin("reclaim", node=node, notice_s=4)
         await stack.until_pool(
-            "the doomed node is out of service",
+            "the noticed node is out of service",
             lambda pool: all(n["target"] in (None, "draining") for n in pool["nodes"] if n["id"] == node),
         )
         await stack.until_pool("the node is gone", lambda pool: node not in {n["id"] for n in pool["nodes"]})

@@ -316,7 +316,7 @@ def test_a_blank_device_is_formatted_mounted_and_found_again(tools, tmp_path):
         again = node_disks.examine(device)
         assert (again.signatures, again.probed) == (1, 0)
         assert f'LABEL="{LABEL}"' in node_disks._run("blkid", "-p", device)[1]
-        mended = again._replace(tree={**again.tree, "fstype": "ext4", "label": LABEL})
-        assert plan([mended], striping=True)[:2] == ("mount", (device,))
+        fixed = again._replace(tree={**again.tree, "fstype": "ext4", "label": LABEL})
+        assert plan([fixed], striping=True)[:2] == ("mount", (device,))
     finally:
         subprocess.run(["losetup", "-d", device], check=True)

@@ -486,12 +486,12 @@ def test_a_daemon_that_swaps_a_node_shows_all_of_it(tmp_path: Path, quiet: None)
         daemon = process.daemon
         shown = Gauges(runs=daemon.runs, state_dir=config.daemon.state_dir, clock_step=lambda: 0.0)
         shown.publish()
-        doomed = sim.live(Market.SPOT)[0].id
-        seen["before"] = series("node_info", pool="swap", node=doomed)
-        sim.board.reclaim(doomed, after=30.0, notice=30.0)
+        leaving = sim.live(Market.SPOT)[0].id
+        seen["before"] = series("node_info", pool="swap", node=leaving)
+        sim.board.reclaim(leaving, after=30.0, notice=30.0)
         await sim.settle()
         shown.publish()
-        seen["after"] = series("node_info", pool="swap", node=doomed)
+        seen["after"] = series("node_info", pool="swap", node=leaving)
         await sim.stop(process)
 
     outcome = sim.run(script)

@@ -193,7 +193,7 @@ async def test_a_volume_of_the_image_that_outlives_machines(account):
     assert "$40.00 a month" in found.text
     assert f"create-launch-template-version --region us-east-1 --launch-template-name {name} " in found.advice
     data = found.advice.partition("--launch-template-data '")[2].partition("'")[0]
-    # What the advice says mends it.
+    # What the advice says fixes it.
     made = account.client("ec2").create_launch_template_version(
         LaunchTemplateName=name, SourceVersion="1", LaunchTemplateData=json.loads(data)
     )
@@ -234,7 +234,7 @@ async def test_a_key_of_ones_own_without_grants_ends_every_spot_machine(account)
         assert f"--grantee-principal {who} " in finding.advice
     account.shim.order("set", denied=[])
     assert only((await account.findings("aws", "launch"))["launch/disks"]).advice == found[1].advice
-    # What the advice says mends it.
+    # What the advice says fixes it.
     for who in (CALLER, spot):
         operations = found[1].advice.partition("--operations ")[2].split()
         account.client("kms").create_grant(KeyId=arn, GranteePrincipal=who, Operations=operations)

@@ -72,7 +72,7 @@ async def test_a_check_that_raises_is_a_failure(error, text):
 
 
 async def test_what_needs_a_check_that_failed_is_skipped():
-    bad, fine = saying(fail("no", "mend")), saying(ok("yes"))
+    bad, fine = saying(fail("no", "fix")), saying(ok("yes"))
     found = await results(
         check("after-bad", fine, "host/bad"),
         check("bad", bad),

@@ -172,13 +172,13 @@ async def test_a_detached_node_costs_no_request(site):
 
 
 async def test_a_node_killed_without_notice_costs_no_plain_request(site):
-    async with engine() as (doomed, a), engine() as (_, b), site.gateway():
+    async with engine() as (noticed, a), engine() as (_, b), site.gateway():
         await site.healthy()
         await site.balancer.apply([TargetSpec(id="a", address=a), TargetSpec(id="b", address=b)], 1)
         await site.healthy("a", "b")
         async with Load(site.url, 16) as load:
             await load.reach(50)
-            doomed.kill()
+            noticed.kill()
             await load.reach(200)
             await site.balancer.apply([TargetSpec(id="b", address=b)], 2)
             await load.reach(50)

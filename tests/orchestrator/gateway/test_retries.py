@@ -301,9 +301,9 @@ async def test_one_target_alone_is_tried_again_once_a_check_passed(upstreams, ga
 
 
 async def test_a_request_outlives_the_loss_of_every_target(upstreams, gateways, ask, eventually):
-    doomed = [await upstreams(f"n{number}") for number in range(4)]
-    running = await gateways(*doomed, no_target_wait=20.0)
-    for one in doomed:
+    noticed = [await upstreams(f"n{number}") for number in range(4)]
+    running = await gateways(*noticed, no_target_wait=20.0)
+    for one in noticed:
         await one.stop()
     asking = asyncio.create_task(ask(running))
 
@@ -312,7 +312,7 @@ async def test_a_request_outlives_the_loss_of_every_target(upstreams, gateways, 
 
     await eventually(waiting)
     fresh = await upstreams("fresh")
-    await running.push(*doomed, fresh)
+    await running.push(*noticed, fresh)
     assert (await asking).headers["X-Orchestrator-Node"] == "fresh"
 
 

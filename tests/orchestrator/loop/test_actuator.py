@@ -189,7 +189,7 @@ def test_a_region_that_hangs_keeps_no_call_in_another_waiting(play: Play) -> Non
 
 
 def test_launches_that_hang_keep_no_end_of_a_machine_waiting(play: Play) -> None:
-    """As many launches as run at a time wait for their turn; a doomed node of the region is ended at once."""
+    """As many launches as run at a time wait for their turn; a noticed node there is ended at once."""
 
     async def work(clock: Clock) -> list[Event]:
         machines, heard = Machines(clock, hangs_in="LaunchRequest"), []

@@ -371,8 +371,8 @@ async def test_a_decision_that_raised_raises_again_until_it_is_mended(store: Sql
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2), seen(0)], 1.0)
     turns.recorder.raised(POOL, world(2.0), turns.memory, KeyError("i-0"), behind=0)
-    mended = (await turns.replayed())[-1]
-    assert mended.differences == ("decide raised KeyError: 'i-0'",)
+    fixed = (await turns.replayed())[-1]
+    assert fixed.differences == ("decide raised KeyError: 'i-0'",)
 
     def broken(fleet: Fleet, world: World, memory: Memory) -> Plan:
         raise KeyError(next(iter(memory.nodes)))

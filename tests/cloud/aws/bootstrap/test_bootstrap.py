@@ -1,4 +1,4 @@
-"""Bootstrap on a stand-in for AWS: made once, mended where it drifted, finished where it broke off."""
+"""Bootstrap on a stand-in for AWS: made once, repaired where it drifted, finished where it broke off."""
 
 import asyncio
 import base64
