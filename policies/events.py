@@ -316,7 +316,7 @@ class BootFailed:
     node: str
     placement: Placement
     why: str
-    console: str = ""  # what it wrote last: printable lines, at most `policies.boot_memory.CONSOLE_LINES,`
+    console: str = ""  # what it wrote last: printable lines, at most `policies.boot_memory.CONSOLE_BYTES`
 
 
 @value
