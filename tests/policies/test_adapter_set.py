@@ -95,6 +95,17 @@ def test_an_engine_that_was_started_again_is_no_target_for_its_adapters_and_gets
     assert not cloud.violations
 
 
+@pytest.mark.parametrize("lacking", ["leading", "durable"])
+def test_nothing_is_loaded_without_the_lease_or_the_journal(stage: Stage, lacking: str) -> None:
+    cloud = ready(stage(1, "sql"))
+    cloud.forget(*cloud.active())
+    setattr(cloud, lacking, False)
+    loads = [[a for a in plan.actions if isinstance(a, LoadAdapter)] for plan in cloud.run(10.0)]
+    assert not any(loads)
+    setattr(cloud, lacking, True)
+    assert any(isinstance(a, LoadAdapter) for a in cloud.turn().actions)
+
+
 def test_one_that_is_configured_later_is_loaded_everywhere_and_one_that_is_no_more_goes(stage: Stage) -> None:
     cloud = ready(stage(2, "sql"))
     cloud.want(SQL, LAW)

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.budget import SLACK, Shares, share
+from policies.budget import SLACK, Shares, ask_of, share
 from policies.grant import Ask, Grant, Held, Price, SharedBudget
 from policies.invariants import overrun
+from policies.model import InstanceState, Market, Pool, StandbyKind, StandbyRules
 from policies.value import replace
+from tests.support.scene import Scene
 
 
 def ask(pool: str, replicas: int, **rest: object) -> Ask:
@@ -127,6 +129,27 @@ def test_a_paused_pool_claims_only_what_it_has() -> None:
     assert found["batch"].replicas == 4
     assert not found["chat"].why
     assert found["chat"].spend_per_hour == pytest.approx(1.0)
+
+
+def test_what_a_pool_has_is_counted_with_the_nodes_that_bill_and_have_a_price() -> None:
+    """A stopped standby bills nothing; of a node without a price it is known that there is one."""
+    here = Scene(Pool(name="p", replicas=3, standby=StandbyRules(stopped=1)))
+    here.node("s0", price=1.0).node("s1", price=2.0).node("o0", Market.ON_DEMAND, price=3.0)
+    here.node(
+        "z0",
+        Market.ON_DEMAND,
+        state=InstanceState.STOPPED,
+        ready=False,
+        price=7.0,
+        standby=StandbyKind.STOPPED,
+    )
+    here.records["s1"] = replace(here.records["s1"], price=None)
+    here.instances["s1"] = replace(here.instances["s1"], price=None)
+    here.offerings, here.fields["prices"] = [], {}
+    asked = ask_of(here.fleet, here.world, here.memory)
+    assert asked.has_spot == Held(units=2, nodes=2, spend=1.0, unpriced=1)
+    assert asked.has_on_demand == Held(units=1, nodes=1, spend=3.0)
+    assert asked.has_standby == Held(units=1, nodes=1)
 
 
 def test_a_pool_claims_no_money_above_its_own_cap() -> None:

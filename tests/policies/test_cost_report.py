@@ -163,6 +163,11 @@ def test_zones_and_markets_have_their_own_price_of_a_token() -> None:
     assert found["a", "spot"].saved_share == 0.75
 
 
+def test_a_period_ends_before_the_hour_that_it_names() -> None:
+    hours = [machine(DAY0 - 1, 1.0), machine(DAY0, 2.0), machine(DAY0 + 23, 4.0), machine(DAY0 + 24, 8.0)]
+    assert report(books(machines=hours), ("zone",)).total.spent == 6.0
+
+
 def test_providers_are_beside_pools_and_save_nothing() -> None:
     made = report(
         books(machines=[machine()], usage=[used()], baseline=[baseline()], providers=[provider_day(usd=2.5)]),

@@ -20,6 +20,7 @@ from policies.events import (
 from policies.fallback import CapLook, Look, News, ProviderLook, RouteLook, Spent, Watch, news
 from policies.memory import Memory, reduce
 from policies.spend import usd
+from policies.value import replace
 
 DAY, NEXT = "2026-11-30", "2026-12-01"
 WELL = RouteLook(name="chat", stand_ins=frozenset({"claude", "gpt"}))
@@ -110,6 +111,19 @@ def test_a_pool_that_comes_and_goes_is_one_fallback() -> None:
     for n in range(600):  # down for 20 s, well for 40 s, and so on
         desk.look(routes=[DOWN if n % 30 < 10 else WELL], spent=[paid(n, n)] if n % 30 < 10 else [])
     assert [type(e) for e in desk.found] == [FallbackBegan]
+
+
+def test_a_route_falls_back_while_another_one_has_for_long() -> None:
+    desk = Desk()
+    other = replace(DOWN, name="embed")
+    for _ in range(20):
+        desk.look(routes=[DOWN, replace(WELL, name="embed")])
+    for _ in range(20):
+        desk.look(routes=[DOWN, other])
+    assert [(type(e), e.route) for e in desk.found] == [(FallbackBegan, "chat"), (FallbackBegan, "embed")]
+    for _ in range(60):
+        desk.look(routes=[DOWN, replace(WELL, name="embed")])
+    assert [(type(e), e.route) for e in desk.found[2:]] == [(FallbackEnded, "embed")]
 
 
 def test_a_provider_in_the_first_place_or_in_a_split_is_no_fallback() -> None:
@@ -232,6 +246,16 @@ def test_a_cap_is_near_once_and_reached_once_on_its_day() -> None:
     assert used(1, 0, NEXT) == []
     assert [type(e) for e in used(85, 0, NEXT)] == [CapNear]
     assert list(desk.memory.caps) == ["provider claude"]
+
+
+def test_a_cap_that_is_reached_is_told_whatever_another_one_is_at() -> None:
+    desk = Desk()
+
+    def cap(about: str, cents: int) -> CapLook:
+        return CapLook(about=about, used=usd(str(cents)) // 100, cap=usd("1"), refused=0)
+
+    found = desk.look(caps=[cap("provider claude", 10), cap("route chat", 90), cap("route embed", 95)])
+    assert [(type(e), e.about) for e in found] == [(CapNear, "route chat"), (CapNear, "route embed")]
 
 
 def test_caps_are_judged_while_the_gateway_is_dead() -> None:

@@ -104,6 +104,16 @@ def test_a_broken_gpu_drains_its_node_at_once_and_another_takes_its_place() -> N
     assert sentence(event) == f"to be replaced: {drain.reason}"
 
 
+@pytest.mark.parametrize(("bad", "doubted"), [(1, set()), (2, {"faults"})])
+def test_one_broken_node_of_a_small_pool_is_no_reason_to_doubt_the_reports(
+    bad: int, doubted: set[str]
+) -> None:
+    """It is a third of the pool, and more than may be unhealthy."""
+    toy = whole(3)
+    breaks(toy, *toy.alive()[:bad])
+    assert suspects([toy.turn()]) == doubted
+
+
 def test_requests_in_flight_get_their_budget() -> None:
     toy = whole()
     toy.load(3)

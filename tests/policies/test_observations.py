@@ -443,6 +443,14 @@ def test_a_list_that_lacks_a_third_at_once_is_doubted(listed: int, doubted: bool
     assert len(changes(here)) == 10 - listed  # not for ever
 
 
+def test_what_was_launched_since_a_list_was_made_puts_it_in_no_doubt() -> None:
+    here = lacking(missing_for=40.0)
+    for i in range(5):
+        here.node(f"new{i}", age=5.0, ready=False, listed=False)
+    here.settings["regions"] = {"": Observed(value=tuple(here.instances.values()), at=here.now - 6.0)}
+    assert [(type(e), e.node) for e in changes(here)] == [(NodeGone, "x")]
+
+
 # -- drains --------------------------------------------------------------------------------------------
 
 

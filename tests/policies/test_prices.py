@@ -13,7 +13,7 @@ from policies.events import DaemonStarted, PricesRead
 from policies.memory import Memory, reduce
 from policies.model import AdaptiveRules, Limits, Market, Observed, Offering, Placement, Pool, World
 from policies.observations import changes
-from policies.prices import BELIEVED_AFTER, FIRST_LOOK, NOTED_EVERY, PriceView, failing
+from policies.prices import FIRST_LOOK, NOTED_EVERY, PriceView, failing
 from policies.records import LastPrice
 from policies.value import replace
 from tests.support.scene import Scene
@@ -71,8 +71,9 @@ def test_the_price_to_go_by(said: float | None, last: float | None, goes_by: flo
 
 
 def test_a_price_that_is_ten_times_another_is_believed_when_it_was_said_for_a_day() -> None:
+    day = 86_400.0
     lie = world(spot=read(offer(SPOT, 50.0)))
-    for age, goes_by in ((BELIEVED_AFTER - 1.0, 2.0), (BELIEVED_AFTER, 50.0)):
+    for age, goes_by in ((day - 1.0, 2.0), (day, 50.0)):
         assert PriceView(lie, Memory(prices={SPOT: remembered(2.0, at=NOW - age)})).of(SPOT) == goes_by
 
 
@@ -165,6 +166,11 @@ def test_prices_are_noted_once_and_again_when_they_change_noticeably() -> None:
         sizes.append(len(found))
     assert sizes == [1, 0, 0, 0, 1, 0]
     assert memory.prices[SPOT] == LastPrice(at=NOW + 240.0, price=2.5, part="spot")
+
+
+def test_a_part_that_was_never_read_keeps_no_other_ones_prices_from_being_noted() -> None:
+    (event,) = noted(world(east=read(at=None), west=read(offer(SPOT, 2.0))), Memory())
+    assert (event.part, event.prices) == ("west", ((SPOT, 2.0),))
 
 
 def test_prices_that_stay_are_noted_again_after_hours_as_long_as_they_are_read() -> None:

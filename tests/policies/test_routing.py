@@ -140,6 +140,11 @@ def test_who_was_left_out_and_why() -> None:
     ]
 
 
+def test_those_after_one_that_is_well_are_not_left_out() -> None:
+    choice = choose(route(pool("a"), api("p"), api("q")), [DOWN, WELL, DOWN])
+    assert [str(one) for one in choice.left_out] == ["pool a is down"]
+
+
 def sequence(count: int, seed: float) -> list[float]:
     return [(seed + at * 0.6180339887498949) % 1.0 for at in range(count)]
 

@@ -206,6 +206,19 @@ def test_only_what_is_wholly_over_goes(held: list[str], gone: list[str]) -> None
     assert here.fleet.temporary_on_demand == (0 if not gone else here.fleet.ready_units - 10)
 
 
+@pytest.mark.parametrize(("kinds", "beyond"), [(["big", "gpu", "gpu"], 1), (["big", "pair"], 0)])
+def test_what_is_over_is_temporary_only_if_a_whole_on_demand_node_of_it_could_go(
+    kinds: list[str], beyond: int
+) -> None:
+    """One of ten units is over. A small spot node could go, and is none of them."""
+    here = Scene(pool(10, spot_share=0.1))
+    for number, kind in enumerate(kinds):
+        here.node(f"o{number}", ON_DEMAND, "a", kind)
+    here.node("s0", SPOT, "a", "gpu")
+    assert here.fleet.counted_by_market[ON_DEMAND] - here.pool.on_demand_floor == 1
+    assert here.fleet.temporary_on_demand == beyond
+
+
 def test_cover_is_given_back_when_its_units_are_not_needed() -> None:
     """Spot of 7 is settled with 8 units; the cover of 8 goes, the floor of 3 (in 4 units) stays."""
     here = Scene(pool(10, 0.7, back_to_spot=ReturnRules(at_once=16)))

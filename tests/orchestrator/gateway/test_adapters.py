@@ -292,6 +292,14 @@ async def test_what_its_only_holder_lost_is_cold_and_waited_for(routed, upstream
     assert (status, headers["x-orchestrator-node"]) == (200, "b")
 
 
+async def test_what_its_only_holder_lost_and_nobody_loads_is_no_fault_of_the_request(routed, upstreams):
+    a = await upstreams("a", Holder())
+    gateway = await routed([a], gate={"queue_deadline": 0.3})
+    await holding(gateway, (a, (SQL,)))
+    status, _, text = await gateway.ask("sql")
+    assert (status, json.loads(text)["error"]["code"]) == (503, "no_target")
+
+
 async def test_a_client_that_only_asked_for_nonsense_still_hears_of_it(routed, upstreams):
     """A 404 that does not name the adapter is the request's own, as one for a path that is not there."""
     a = await upstreams("a", Behave.status("404 Not Found", "there is no such file"))

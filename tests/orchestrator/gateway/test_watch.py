@@ -17,7 +17,8 @@ from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.request import Exchange
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.watch import Watch
-from policies.model import TargetPhase, TargetSpec
+from policies.held import Held
+from policies.model import TargetPhase, TargetSpec, TargetState
 
 
 class Owner:
@@ -207,6 +208,37 @@ async def test_a_request_for_what_one_target_has_does_not_move():
     draining(world, world.clock.now() + 5.0)
     leash = world.leash(begun=True)
     assert await played(world, leash, lambda: world.watch.look(world.clock.now())) is None
+
+
+SQL = Held(name="sql", served_as="sql@1f", revision="1f")
+
+
+def holder(world, *, movable=True):
+    """A request under way at the only target that holds its adapter."""
+    world.put(TargetSpec(id="a", address="h:1", adapters=(SQL,)), TargetSpec(id="b", address="h:2"))
+    world.owner.wish.adapter, world.owner.movable = "sql", movable
+    return world.leash()
+
+
+async def test_a_request_whose_adapter_was_lost_with_its_only_holder_goes_where_it_can_be_loaded():
+    world = World()
+    assert await played(world, holder(world), lambda: world.passes(5.0, "a")) is Failure.LOST
+    world = World()
+    stays = holder(world, movable=False)
+    assert await played(world, stays, lambda: world.passes(5.0, "a")) is None, "it cannot move"
+
+
+async def test_a_request_without_an_adapter_waits_for_no_other_target_to_be_well():
+    world = World()
+    world.entry("b").health, world.entry("b").refuses = TargetState.INITIAL, True  # it starts
+    assert await played(world, world.leash(), lambda: world.passes(5.0, "a")) is None
+
+
+async def test_a_holder_that_is_merely_slow_still_has_its_adapter():
+    world = World()
+    leash = holder(world)
+    leash.began()
+    assert await played(world, leash, lambda: world.passes(20.0)) is None
 
 
 async def test_a_gateway_that_is_always_late_still_looks():

@@ -6,7 +6,8 @@ import pytest
 from observer_rig import Play, Watch, machine, watch
 
 from cloud.errors import Throttled
-from policies.model import Target, TargetState
+from orchestrator.loop.observer import Pace, _notable
+from policies.model import EngineReading, Target, TargetState
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -191,3 +192,41 @@ def test_that_a_target_has_no_request_left_is_news_of_one_that_drains(play: Play
         assert await woke() == 1, "one that drains has no request left"
 
     watch(play, work)
+
+
+@pytest.mark.parametrize(("pace", "after"), [(0.5, 6.0), (2.0, 6.0), (3.0, 9.0), (40.0, 120.0)])
+def test_two_looks_at_a_balancer_may_be_lost_before_nobody_knows_what_it_holds(
+    pace: float, after: float
+) -> None:
+    assert Pace(targets=pace).unread_after == after
+
+
+def reading(*, ready: bool = True, ok: bool = True, running: int = 0) -> EngineReading:
+    return EngineReading(node="a", at=1.0, ready=ready, ok=ok, running=running)
+
+
+@pytest.mark.parametrize(
+    ("ready", "ok", "news"),
+    [(True, True, True), (False, True, False), (False, False, True)],
+    ids=["ready", "loads", "silent"],
+)
+def test_the_first_probe_is_news_of_an_engine_that_is_ready_or_does_not_answer(
+    ready: bool, ok: bool, news: bool
+) -> None:
+    assert _notable(None, reading(ready=ready, ok=ok), draining=False) is news
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "draining", "news"),
+    [
+        (1, 0, True, True),
+        (0, 1, True, True),
+        (2, 1, True, False),
+        (1, 2, True, False),
+        (1, 0, False, False),
+    ],
+)
+def test_that_an_engine_has_nothing_to_do_is_news_of_one_that_drains(
+    before: int, after: int, draining: bool, news: bool
+) -> None:
+    assert _notable(reading(running=before), reading(running=after), draining=draining) is news
