@@ -402,6 +402,32 @@ def test_a_constant_is_held_by_the_tests_that_run_a_line_with_its_name(small: Pa
     assert [t.name for t in cover.reached(mutant)] == ["tests/policies/test_fair.py::test_f"]
 
 
+def test_a_field_is_held_by_the_tests_that_make_one_of_its_class(small: Path) -> None:
+    (small / "policies/fair.py").write_text(
+        "class Rules:\n    limit: int = 3\n\n\ndef f():\n    return Rules()\n\n\n"
+        "def g(a):\n    return a.limit\n"
+    )
+    tests = [Case(f"tests/policies/test_fair.py::{n}", 0.1, 0.1, ran(n)) for n in (1, 6, 10)]
+    mutant = sample(small, 1, 1, at="policies/fair.py:2")[0]
+    assert [t.name[-2:].strip(":") for t in Cover(small, tests).reached(mutant)] == ["1", "6", "10"]
+
+
+def test_a_module_s_own_tests_may_stand_in_another_room(small: Path) -> None:
+    (small / "cloud").mkdir(exist_ok=True)
+    (small / "cloud/disks.py").write_text("def f(a):\n    return a < 3\n")
+    lines = {"cloud/disks.py": ran(2)["policies/fair.py"]}
+    cover = Cover(
+        small,
+        [
+            Case("tests/cloud/test_other.py::test_a", 0.1, 0.1, lines),
+            Case("tests/cloud/agent/test_disks.py::test_b", 1.0, 1.0, lines),
+            Case("tests/orchestrator/agent/test_disks.py::test_c", 0.1, 0.1, lines),
+        ],
+    )
+    mutant = sample(small, 1, 1, at="cloud/disks.py:2")[0]
+    assert cover.batches(mutant, 20.0)[0] == ["tests/cloud/agent/test_disks.py::test_b"]
+
+
 # -- the table of equivalents -----------------------------------------------------------------------
 
 

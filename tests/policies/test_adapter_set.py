@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.actions import LoadAdapter, UnloadAdapter
-from policies.adapter_set import GIVEN_UP_AFTER, LOADS_AT_ONCE
+from policies.adapter_set import GIVEN_UP_AFTER, LOADS_AT_ONCE, NodeAdapters
 from policies.explain import node_sentences
 from policies.held import AdapterRules, AdapterUse
 from tests.support.adapter_engines import AdapterEngines, adapters
@@ -104,6 +105,22 @@ def test_nothing_is_loaded_without_the_lease_or_the_journal(stage: Stage, lackin
     assert not any(loads)
     setattr(cloud, lacking, True)
     assert any(isinstance(a, LoadAdapter) for a in cloud.turn().actions)
+
+
+@pytest.mark.parametrize(
+    ("held", "beside"),
+    [
+        ([], False),
+        ([("sql", SQL.revision)], False),
+        ([("law", "2")], False),
+        ([("law", "2"), ("sql", "2")], True),
+    ],
+)
+def test_only_another_revision_of_the_same_adapter_stands_beside_it(
+    held: list[tuple[str, str]], *, beside: bool
+) -> None:
+    node: Any = SimpleNamespace(held=dict.fromkeys(held))
+    assert NodeAdapters.beside(node, SQL) is beside
 
 
 def test_one_that_is_configured_later_is_loaded_everywhere_and_one_that_is_no_more_goes(stage: Stage) -> None:

@@ -215,6 +215,15 @@ def test_as_many_as_may_be_unhealthy_go_at_once() -> None:
     assert len(toy.answering()) == 10
 
 
+def test_a_broken_node_goes_whatever_becomes_of_an_older_one() -> None:
+    """The older one has a notice already."""
+    toy = whole()
+    first, second = sorted(toy.alive(Market.SPOT))[:2]
+    toy.notice(first)
+    breaks(toy, first, second)
+    assert {a.node: a.cause for a in acts([toy.turn()], Drain)}[second] is Cause.GPU
+
+
 def test_more_go_one_at_a_time_and_none_before_its_replacement() -> None:
     """Whether half of a pool broke or half of its agents lie: clients lose nothing."""
     toy = whole()

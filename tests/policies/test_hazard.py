@@ -85,6 +85,8 @@ def test_losses_at_one_instant_are_one_event_that_took_all() -> None:
     alone = hazard.lost(zone, HOUR)
     assert alone.losses == pytest.approx(1.0)
     assert hazard.share_taken(alone) == pytest.approx(hazard.WHOLE_PRIOR / 2)
+    single = hazard.lost(hazard.took(ZoneHistory(), 0.0), HOUR)
+    assert hazard.share_taken(single) == pytest.approx(hazard.WHOLE_PRIOR), "it tells nothing of others"
     all_of_them = alone
     for _ in range(3):
         all_of_them = hazard.lost(all_of_them, HOUR + 1)

@@ -21,9 +21,11 @@ from policies.actions import (
     Stop,
     Terminate,
     Undrain,
+    UnloadAdapter,
 )
 from policies.decide import decide
 from policies.grant import Share
+from policies.held import Held
 from policies.model import InstanceState, Limits, Market, Observed, Pool, StandbyKind, TargetPhase, TargetSpec
 from tests.support.scene import Scene
 from tests.support.toy_pools import place
@@ -51,6 +53,15 @@ def specs(here: Scene, **phases: TargetPhase | None) -> tuple[TargetSpec, ...]:
 def names(here: Scene, *actions: Any, targets: Any = None) -> list[str]:
     plan = Plan(actions=actions, targets=specs(here) if targets is None else targets)
     return [v.name for v in invariants.check(here.pool, here.world, here.fleet, here.memory, plan)]
+
+
+def test_an_adapter_that_only_a_balancer_still_routes_is_not_unloaded(whole: Any) -> None:
+    """The wanted set is without it already; the other node's balancer keeps no adapters."""
+    sql = Held(name="sql", served_as="sql@1", revision="1")
+    unload = UnloadAdapter(node="s0", address="s0:1", served_as="sql@1", reason="")
+    assert names(whole, unload) == []
+    whole.shown["s0"] = replace(whole.shown["s0"], adapters=(sql,))
+    assert names(whole, unload) == ["adapters"]
 
 
 def drain(node: str, cause: Cause = Cause.EXCESS) -> Drain:

@@ -88,6 +88,7 @@ def test_what_holds_the_money_back_has_its_name(share: Share | None, name: str) 
     assert budget(pool, spend=9.0).refuses_cost(2.0) == (
         f"the {name} of 10.00 USD/h leaves 1.00, this node costs 2.00"
     )
+    assert budget(pool, spend=9.0).refuses_cost(1.0) == "", "to the last cent"
     assert budget(pool).refuses_cost(None) == (
         f"the {name} of 10.00 USD/h needs the price of this node, which is not known"
     )

@@ -274,6 +274,15 @@ def test_a_region_that_lists_and_answers_no_launch_is_not_waited_for(
         assert not any(n.out_of_sight for n in here.fleet.nodes)  # its list shows what boots there
 
 
+def test_a_region_that_answers_no_launch_is_passed_over_whatever_else_is_under_way() -> None:
+    here = unanswered(ago=60.0)
+    (launch,) = here.fields["intents"].items()
+    here.fields["intents"] = {}
+    here.asked("e2-spot", ActionKind.TERMINATE)
+    here.fields["intents"] |= dict([launch])
+    assert "west is passed over: a launch there has had no answer for 60 s" in here.plan().notes
+
+
 def test_where_no_region_answers_a_launch_it_is_waited_for() -> None:
     here = unanswered(ago=70.0)
     east = replace(
@@ -530,6 +539,7 @@ def test_a_region_that_costs_much_more_gets_little() -> None:
         ({"": Observed(value=())}, "r", "the cloud has not been seen whole yet"),
         ({"": Observed(value=(), at=60.0)}, "r", "the last complete list of instances is 40 s old"),
         ({"r": Observed(value=())}, "r", "r has not been seen whole yet"),
+        ({"r": Observed(value=(), at=70.0)}, "r", ""),  # just fresh enough
         ({"r": Observed(value=(), at=60.0)}, "r", "the last complete list of r is 40 s old"),
         ({"r": Observed(value=(), at=99.0)}, "s", "s is not a region of the configuration"),
         ({"r": Observed(value=(), at=99.0), "s": Observed(value=(), at=99.0)}, "s", ""),

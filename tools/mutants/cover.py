@@ -82,7 +82,7 @@ class Cover:
         """
         if not mutant.name:
             return [t for t in self._by_file.get(mutant.file, []) if t.runs(mutant.file, mutant.lines)]
-        word = re.compile(rf"\b{re.escape(mutant.name)}\b")
+        word = re.compile(rf"\b(?:{'|'.join(map(re.escape, mutant.name.split()))})\b")
         found: dict[str, Case] = {}
         for file, lines in self._texts.items():
             named = [number for number, text in enumerate(lines, 1) if word.search(text)]
@@ -126,7 +126,8 @@ def _own(file: str, module: str) -> int:
     stem = tests.stem.removeprefix("test_")
     room = path.parts[: 2 if path.parts[0] != "policies" else 1]
     near = tests.parts[1 : 1 + len(room)] == room if len(path.parts) > len(room) else len(tests.parts) == 3
-    if near and (path.stem in stem or stem in path.stem):
+    named = path.stem == stem and path.parts[0] == tests.parts[1]  # in whatever room of the same layer
+    if named or (near and (path.stem in stem or stem in path.stem)):
         return 0
     return 1 if near else 2
 

@@ -26,7 +26,7 @@ class Mutant:
     lines: range
     """The lines whose tests are asked: those of the statement, or of its head."""
     name: str
-    """What is given a value when the file is imported, such as a field or a constant; else empty."""
+    """What is given a value when the file is imported: a constant, or a field and its class; else empty."""
 
     def apply(self, source: bytes) -> bytes:
         """The text of the file with the change in it."""
@@ -149,16 +149,16 @@ class Source:
         return head(statement)
 
     def _imported_name(self, node: ast.AST, statement: ast.stmt) -> str:
-        """The name that this node's value gets on import; empty for what runs in a function."""
+        """The names of what this node's value becomes on import; empty for what runs in a function."""
         above = self.above(node)
         if any(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) for n in above):
             return ""
         targets = (
             statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         )
-        if isinstance(targets[0], ast.Name):
-            return targets[0].id
-        return next((n.name for n in above if isinstance(n, ast.ClassDef)), "*")
+        owner = [n.name for n in above if isinstance(n, ast.ClassDef)][:1]
+        own = [targets[0].id] if isinstance(targets[0], ast.Name) else []
+        return " ".join([*own, *owner]) or "*"
 
 
 def one_line(text: bytes) -> str:

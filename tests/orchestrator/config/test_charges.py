@@ -47,6 +47,8 @@ def test_a_charge_is_handed_to_the_gateway(short_dir: Path) -> None:
     assert charges(config) == []
     assert gateway_config(config).pools[0].charge == Rates.of(input="0.20", output="0.60")
     assert gateway_config(load(short_dir, TEXT)).pools[0].charge is None
+    prompts = load(short_dir, TEXT + CHARGE.replace("output", "# output"))
+    assert gateway_config(prompts).pools[0].charge == Rates.of(input="0.20", output="0")
     cached = load(short_dir, TEXT + CHARGE + "cached = 0")
     assert gateway_config(cached).pools[0].charge == Rates.of(input="0.20", output="0.60", cached="0")
 

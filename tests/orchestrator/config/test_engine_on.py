@@ -10,7 +10,7 @@ from cloud.clock import SystemClock
 from orchestrator.cli.bootstrap import node_setup
 from orchestrator.config import show
 from orchestrator.config.load import Config, ConfigError, load_config
-from orchestrator.config.reload import Effect, reload_at
+from orchestrator.config.reload import RESTART, Effect, reload_at
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.redact import Redactor
 from orchestrator.wiring.ports import connect, engine_command, engine_of
@@ -159,3 +159,8 @@ def test_they_are_shown_and_a_change_asks_for_a_restart(tmp_path: Path) -> None:
     assert "131072" in text
     path = ("pool", "llama", "engine", "on", "p5.48xlarge", "args")
     assert reload_at(ConfigFile, path).effect is Effect.RESTART
+
+
+def test_what_stands_below_an_unknown_key_is_unknown() -> None:
+    assert reload_at(ConfigFile, ("pool", "chat", "limits", "surge")).resizes
+    assert reload_at(ConfigFile, ("unknown", "pool", "chat", "limits", "surge")) == RESTART

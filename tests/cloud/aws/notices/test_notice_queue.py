@@ -358,6 +358,17 @@ async def test_a_burst_is_received_and_deleted_in_batches(any_sqs, open_source):
     assert await any_sqs.left() == 0
 
 
+async def test_what_is_acknowledged_a_step_of_the_loop_later_joins_the_batch(sqs, open_source):
+    await sqs.send(*(body(node(n)) for n in range(2)))
+    source = open_source(sqs)
+    first, second = await take(source, 2, acknowledge=False)
+    before = sqs.calls["delete_message_batch"]
+    early = asyncio.create_task(source.acknowledge(first))
+    await asyncio.sleep(0)
+    await asyncio.gather(early, source.acknowledge(second))
+    assert sqs.calls["delete_message_batch"] - before == 1
+
+
 async def test_a_thousand_warnings_among_as_many_strangers_take_a_bounded_number_of_calls(sqs, open_source):
     await sqs.send(*(text for n in range(1000) for text in (body(node(n)), body(node(n), source="my.app"))))
     source = open_source(sqs)
