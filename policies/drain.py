@@ -100,7 +100,8 @@ def finished(rules: DrainRules, node: Node) -> bool:
 def ends_at(rules: DrainRules, node: Node) -> float:
     """When a draining node is ended although it holds requests.
 
-    They have their budget from when the node left the target set: it may have had to serve on for a while.
+    They have their budget from when the node left the target set: it may have had to serve on for a while. An
+    operator's is never shorter than `settle`, as a slow balancer may send requests for so long.
     """
     if node.drain is None:
         return float("inf")
@@ -109,4 +110,4 @@ def ends_at(rules: DrainRules, node: Node) -> float:
         return max(node.notice.deadline, since + rules.budget)  # the cloud takes it at the deadline
     given = node.drain.deadline - node.drain.since
     # What is left of a notice is no budget: this one does not hold any more.
-    return since + (max(given, rules.budget) if node.drain.cause is Cause.NOTICE else given)
+    return since + max(given, rules.budget if node.drain.cause is Cause.NOTICE else rules.settle)

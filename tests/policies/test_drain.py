@@ -255,6 +255,15 @@ def test_a_notice_that_left_no_time_and_holds_no_more_leaves_requests_their_budg
     assert ends_at(RULES, here.fleet.by_id["s4"]) == here.now + 5.0
 
 
+def test_no_operators_budget_is_shorter_than_the_balancer_takes() -> None:
+    """It may send requests for as long as a node must be idle."""
+    slow = replace(RULES, settle=25.0)
+    here = Scene().nodes(5).drain("s4", Cause.OPERATOR, since=20.0, left=0.0)
+    here.records["s4"] = replace(here.records["s4"], detached_at=here.now - 20.0)
+    assert ends_at(RULES, here.fleet.by_id["s4"]) == here.now
+    assert ends_at(slow, here.fleet.by_id["s4"]) == here.now + 5.0
+
+
 def test_the_budget_counts_anew_when_a_balancer_forgot_that_it_let_the_node_go() -> None:
     here = Scene().nodes(5).drain("s4", Cause.EXCESS, since=100.0, left=-70.0)
     here.shown["s4"] = replace(here.shown["s4"], state=TargetState.HEALTHY)
