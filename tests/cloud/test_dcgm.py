@@ -88,10 +88,11 @@ def test_odd_lines_are_passed_over_and_what_is_read_is_bounded() -> None:
         'vllm:num_requests_running{gpu="0"} 3',
         'DCGM_FI_DEV_GPU_TEMP{gpu="1"} ' + "9" * 20_000,
         *(f'DCGM_FI_DEV_GPU_TEMP{{gpu="{n}"}} 40' for n in range(100)),
+        'DCGM_FI_DEV_POWER_USAGE{gpu="0"} 512',
     ]
     looked = parse("n", "\n".join(lines), 0.0)
     assert len(looked.gpus) == MOST_GPUS
-    assert looked.gpus[0].temperature_c == 50.0
+    assert (looked.gpus[0].temperature_c, looked.gpus[0].power_w) == (50.0, 512.0)
 
 
 @pytest.mark.timeout(60)

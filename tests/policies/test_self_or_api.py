@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.cost_rows import Books, RouteSettings
 from policies.model import Market
-from policies.self_or_api import PoolStanding, RouteStanding, Unit, pools, routes, span
+from policies.self_or_api import PoolStanding, RouteStanding, Unit, offer_advice, pools, routes, span
 from policies.spend import Price, Rates
 from policies.unit_cost import HOURS_OF_MONTH
 
@@ -351,3 +351,18 @@ def test_on_demand_nodes_that_stand_in_raise_the_threshold() -> None:
     mixed = [machine(DAY0 + n, 3.0, market=Market.ON_DEMAND) for n in range(12)] + spot[12:]
     assert standing(busy(0.35, machines=spot)).cheaper == "pool"
     assert standing(busy(0.35, machines=mixed)).cheaper == "api"
+
+
+@pytest.mark.parametrize(
+    ("price", "says"),
+    [
+        (3.6, "sized for the busiest hour it costs $2.00"),
+        (3.7, "even when full it costs $1.03"),
+        (1.8, "would pay from"),
+    ],
+)
+def test_a_unit_that_is_as_dear_as_the_api_when_full_is_too_dear_for_its_peaks(
+    price: float, says: str
+) -> None:
+    unit = Unit(price=price, rate=1000.0)
+    assert says in offer_advice("It", unit, api=1.0, tokens=1e9, peak=2.0)

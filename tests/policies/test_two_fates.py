@@ -23,6 +23,7 @@ from policies.model import (
     TargetState,
 )
 from policies.records import OperatorRequest
+from policies.standby import _standbys
 from tests.support.scene import Scene
 from tests.support.toy_pools import ON_DEMAND, SPOT, of_kind
 
@@ -331,3 +332,12 @@ def test_a_spot_node_that_drains_to_save_money_comes_back_before_spot_is_bought(
     plan = here.plan()
     assert [a.node for a in of_kind(plan, Undrain)] == ["x"]
     assert [a for a in of_kind(plan, Launch) if a.placement.market is SPOT] == []
+
+
+def test_a_standby_that_leaves_or_is_started_in_this_turn_is_none_that_stays() -> None:
+    turn = two_standbys(Scene(Pool(name="p", replicas=4, standby=StandbyRules(stopped=2))).nodes(4)).turn()
+    assert [n.id for n in _standbys(turn)] == ["sb0", "sb1"]
+    turn.starting.add("sb0")
+    assert [n.id for n in _standbys(turn)] == ["sb1"]
+    turn.leaving.add("sb1")
+    assert _standbys(turn) == []

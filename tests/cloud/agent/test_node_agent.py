@@ -334,6 +334,10 @@ def test_whatever_is_in_a_boot_report_the_control_host_can_read_the_whole(tmp_pa
 
 
 def test_the_longest_boot_report_leaves_room_for_the_rest(tmp_path):
-    file, check = tmp_path / "boot.json", {"name": "\u00fc\\" * 64, "ok": False, "text": '"' * 999}
-    file.write_text(json.dumps({**BOOT, "detail": '"' * 9999, "checks": [check] * 40}))
-    assert len(json.dumps(agent.read_boot(str(file)))) < 20_000
+    file, check = tmp_path / "boot.json", {"name": "\u00fc\\" * 20, "ok": False, "text": '"' * 600}
+    file.write_text(json.dumps({**BOOT, "detail": '"' * 600, "checks": [check] * 20}))
+    read = agent.read_boot(str(file))
+    assert len(json.dumps(read)) < 20_000
+    assert (len(read["detail"]), {len(each["text"]) for each in read["checks"]}) == (500, {500})
+    assert len(read["checks"]) == agent.MOST_CHECKS
+    assert {each["name"] for each in read["checks"]} == {"\\" * 16}

@@ -277,3 +277,20 @@ JSON = st.recursive(
 @given(JSON)
 def test_no_product_is_read_as_nonsense(value):
     assert on_demand_prices([json.dumps(value), product(value)]) == {}
+
+
+def test_of_each_place_the_newest_price_that_can_be_read_counts() -> None:
+    def entry(zone: str, price: str, at: int) -> dict[str, object]:
+        return {"AvailabilityZone": zone, "InstanceType": "p5", "SpotPrice": price, "Timestamp": at}
+
+    history = [
+        {"SpotPrice": "9.0", "Timestamp": 9},  # of no place
+        entry("a", "2.0", 5),
+        entry("a", "3.0", 4),
+        entry("a", "odd", 9),
+        entry("b", "0", 1),
+        entry("c", "4.0", 1),
+        entry("c", "5.0", 2),
+    ]
+    found = spot_prices({"SpotPriceHistory": history})
+    assert found == {("a", "p5"): 2.0, ("b", "p5"): None, ("c", "p5"): 5.0}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 
 import pytest
 from aiohttp import web
 
 from cloud.balancers.gateway import GatewayBalancer, inline
+from cloud.balancers.routes import read_routes
 from cloud.balancers.targets import TargetSet, encode, parse, write_atomic
 from cloud.balancers.targets_file import read
 from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
+from orchestrator.loop.observer import Pace
 from policies.held import AdapterCount, Held
 from policies.model import TargetPhase, TargetSpec, TargetState
 from policies.service import ShownCertificate
@@ -101,6 +104,12 @@ async def make(tmp_path):
     yield build
     for one in made:
         await one.close()
+
+
+@pytest.mark.parametrize("asks", [GatewayBalancer, read_routes])
+def test_a_question_to_the_gateway_ends_before_the_next_one_is_due(asks):
+    """What hangs is found hanging by one look, not by every other one."""
+    assert 0 < inspect.signature(asks).parameters["timeout"].default <= Pace().targets
 
 
 async def test_a_set_is_pushed_then_written(gateway, make, tmp_path):

@@ -120,6 +120,12 @@ async def test_what_is_no_document_is_uncertain_and_says_why(
         assert str(path) in str(caught.value)
 
 
+async def test_a_document_may_be_as_long_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "MAX_BYTES", len(GOOD))
+    async with answering(http(GOOD)) as path:
+        assert not (await read_routes(path, timeout=20.0)).routes
+
+
 async def test_nobody_at_the_socket(tmp_path: Path) -> None:
     with pytest.raises(Uncertain, match="cannot be reached"):
         await read_routes(tmp_path / "none.sock")

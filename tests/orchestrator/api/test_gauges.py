@@ -398,7 +398,10 @@ def test_calls_of_aws_are_counted_by_operation() -> None:
     before = counted_so_far(
         "aws_calls_total", region="r", operation="ec2.describe_instances", outcome="throttled"
     )
+    labels = {"operation": "ec2.describe_instances"}
+    took = counted_so_far("aws_call_seconds_sum", **labels)
     aws_call_ended("r", "ec2.describe_instances", "throttled", 0.2)
+    assert value("aws_call_seconds_sum", **labels) == pytest.approx(took + 0.2)
     assert (
         value("aws_calls_total", region="r", operation="ec2.describe_instances", outcome="throttled")
         == before + 1

@@ -13,6 +13,7 @@ from cloud.clock import SystemClock
 from orchestrator.cli.validate import meaning
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.values import settings
+from orchestrator.gateway.config import IDLE
 from orchestrator.wiring.ports import connect
 
 QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
@@ -169,6 +170,12 @@ def served(*args: str, **env: str) -> dict[str, Any]:
 def kept(config: Config) -> str:
     ports = connect(config, SystemClock())
     return ports.command.env[KEPT]
+
+
+def test_a_gateway_is_told_of_an_engine_that_closes_connections_as_it_does(tmp_path: Path) -> None:
+    for seconds, told in (("75", False), (f"{IDLE:.0f}", True), (f"{IDLE + 1:.0f}", False)):
+        config = built(tmp_path, pool=served(**{KEPT: seconds}))
+        assert any(KEPT in str(warning) for warning in config.warnings) is told, seconds
 
 
 @pytest.mark.parametrize("idle", [60.0, 600.0])
@@ -414,6 +421,9 @@ def test_secrets_stand_by_reference_and_need_a_role(tmp_path: Path) -> None:
     assert built(tmp_path, node_role=NODE_ROLE, engine_secrets={"A": PARAMETER}).warnings == ()
     found = faults(tmp_path, engine_secrets={"A": PARAMETER})
     assert found == {f"{key}.node_role": "is missing; nodes fetch the engine's secrets with their role"}
+    with pytest.raises(ConfigError) as raised:
+        built(tmp_path, engine_secrets={"A": PARAMETER, "B": PARAMETER})
+    assert [problem.key for problem in raised.value.problems] == [f"{key}.node_role"], "it is said once"
     found = faults(tmp_path, node_role="llama-node", engine_secrets={"A": "hf_1234"})
     assert "the secret itself must not stand here" in found[f"{key}.engine_secrets.A"]
     assert "hf_1234" not in found[f"{key}.engine_secrets.A"]

@@ -7,12 +7,14 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from cloud.engines.dialect import DIALECTS
+from orchestrator.config.checks.pools import _local_clouds
 from orchestrator.config.errors import heading, model_at, tables
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.tables.file import ConfigFile, Role
@@ -338,6 +340,22 @@ def test_socket_path_too_long_for_the_kernel(tmp_path: Path) -> None:
     assert all("a unix socket's path may have 107" in line for line in found)
 
 
+def test_two_local_clouds_share_all_or_nothing_whatever_stands_between_them() -> None:
+    def pool(kind: str, **cloud: str) -> Any:
+        return SimpleNamespace(cloud=SimpleNamespace(kind=kind, **cloud))
+
+    pools = {
+        "a": pool("local", state_dir="here", socket="one"),
+        "b": pool("aws"),
+        "c": pool("local", state_dir="here", socket="two"),
+        "d": pool("local", state_dir="there", socket="three"),
+    }
+    parsed: Any = SimpleNamespace(pool=pools)
+    [(where, text)] = _local_clouds(parsed)
+    assert where == ("pool", "c", "cloud", "state_dir")
+    assert text.startswith("here is that of pool a too")
+
+
 @pytest.mark.parametrize("made", [True, False])
 def test_state_directory_not_writable(made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if made:
@@ -357,6 +375,8 @@ WARNINGS: list[tuple[str, str, str]] = [
     ("no room to replace", POOL + "limits.surge = 0\n",
      "pool.toml:3: pool.a.limits.surge: with no surge and no hot standby a node cannot be replaced"),
     ("margin of all streams", POOL + "drain.budget = '8s'\n",
+     "pool.toml:1: pool.a.gateway.drain_margin: 10s is not below drain.budget, so every stream leaves"),
+    ("margin as long as the budget", POOL + "drain.budget = '10s'\n",
      "pool.toml:1: pool.a.gateway.drain_margin: 10s is not below drain.budget, so every stream leaves"),
     ("hasty", POOL + "health.unhealthy_after = '1s'\nhealth.replace_after = '3s'\n",
      "pool.toml:4: pool.a.health.replace_after: 3s is shorter than one probe's interval and timeout"),

@@ -54,6 +54,11 @@ async def journal(path: Path) -> Machines:
         return await gather.from_store(store, SPAN)
 
 
+def test_what_is_known_of_one_pool_is_its_own() -> None:
+    both = Machines(known_since={"chat": NOON, "embed": NOON - DAY}, missing=("who used what",))
+    assert both.of("chat") == Machines(known_since={"chat": NOON}, missing=("who used what",))
+
+
 async def test_daemon_and_file_tell_the_same(tmp_path: Path) -> None:
     told = await journal(tmp_path)
     assert gather.from_journal(tmp_path, SPAN) == told

@@ -122,6 +122,24 @@ async def test_a_lost_pool_loses_its_requests_where_another_backend_is_there():
     assert await played(world, world.leash(), lambda: world.passes(3.0, "a", "b")) is Failure.LOST
 
 
+async def test_a_client_that_leaves_in_the_instant_of_a_failure_has_left():
+    leash = World().leash()
+
+    async def waits():
+        with leash:
+            await asyncio.get_running_loop().create_future()
+
+    for leaves in (False, True):
+        task = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        leash.pull(Failure.LOST)
+        if leaves:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError if leaves else TimeoutError):
+            await task
+        leash = World().leash()
+
+
 async def test_what_cannot_move_stays_until_the_end():
     world = World()
     world.owner.movable = False
@@ -290,6 +308,19 @@ async def test_those_that_come_back_are_served_before_new_ones_and_in_order():
     world.table.give(world.entry("a"))
     await asyncio.gather(*tasks)
     assert served == ["first", "second", "third", "new"]
+
+
+async def test_a_turn_that_nobody_takes_goes_to_the_next_at_once():
+    """Its waiter was given up in the instant in which a target became free."""
+    world = World(max_in_flight=1)
+    for entry in world.table:
+        entry.in_flight = 1
+    first, second = waiting(world), waiting(world)
+    await asyncio.sleep(0)
+    first.cancel()
+    world.table.give(world.entry("a"))
+    assert world.entry("a").in_flight == 1, "it has the second one's request already"
+    assert (await second).spec.id == "a"
 
 
 async def test_no_request_waits_beyond_its_own_end():

@@ -145,7 +145,8 @@ async def test_intents_and_their_outcomes_can_be_read_without_the_events(store: 
 
 async def test_money_adds_up(store: Store, journal: Any) -> None:
     charge = Charge(node="i-1", placement=PLACE, hour=0, seconds=60.0, usd=0.5)
-    assert (await store.totals("p")).charged_until is None
+    nothing = await store.totals("p")
+    assert (nothing.usd, nothing.on_demand_usd, nothing.charged_until) == (0.0, 0.0, None)
     await store.charge("p", [charge], baseline=[BASELINE], until=60.0)
     await store.charge("p", [charge], baseline=[BASELINE], until=120.0)
     totals = await store.totals("p")

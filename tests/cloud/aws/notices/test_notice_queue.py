@@ -396,6 +396,25 @@ async def test_calls_that_fail_are_asked_again_and_the_age_says_so(sqs, open_sou
     await until(lambda: source.last_error == "" and source.age() == 0.0)
 
 
+async def test_calls_that_go_on_failing_are_made_less_often_each_time(sqs):
+    class Paced(SystemClock):
+        def __init__(self):
+            super().__init__()
+            self.slept = []
+
+        async def sleep(self, seconds):
+            self.slept.append(seconds)
+            await super().sleep(0.0)
+
+    clock = Paced()
+    sqs.failures["receive_message"] = [Uncertain("reset")] * 10
+    source = QueueNotices(sqs, clock, url=sqs.url, wait=1, visibility=30, pollers=1)
+    await sqs.send(body(node(1)))
+    await take(source, 1, acknowledge=False)
+    await source.close()
+    assert clock.slept[:10] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+
+
 async def test_a_question_about_nodes_that_fails_loses_no_message(sqs, open_source):
     asked = []
 

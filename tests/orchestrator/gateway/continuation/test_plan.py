@@ -108,6 +108,15 @@ def test_a_body_asks_for_ids_and_is_otherwise_as_it_came() -> None:
     assert orjson.loads(body) == {**orjson.loads(raw), "return_token_ids": True}
 
 
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_body_asks_for_the_usage_where_it_is_wanted(ids: bool) -> None:
+    raw = b'{"model": "m", "stream": true, "messages": []}'
+    request = ask("POST", CHAT, JSON, raw)
+    body = prepared(request, plan_of(request) if ids else None, ABLE, asks=True)
+    wanted = {"return_token_ids": True} if ids else {}
+    assert orjson.loads(body) == {**orjson.loads(raw), **wanted, "stream_options": {"include_usage": True}}
+
+
 @pytest.mark.parametrize("client", [False, None, 0])
 def test_a_client_that_wants_no_ids_does_not_keep_them_from_the_gateway(client: Any) -> None:
     request = asked(return_token_ids=client)
