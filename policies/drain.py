@@ -58,7 +58,7 @@ def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, read
     on.
     """
     notice = node.notice
-    if notice is None or not node.serving or notice.deadline is None or ready >= pool.replicas:
+    if notice is None or not node.may_be_sent or notice.deadline is None or ready >= pool.replicas:
         return True
     latest = latest_start(pool.drain, now=notice.seen_at, deadline=notice.deadline)
     planned = notice.kind not in TAKES_SPOT

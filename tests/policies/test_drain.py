@@ -110,6 +110,15 @@ def test_a_node_that_does_not_serve_drains_at_once() -> None:
     assert begins_now(here.pool, here.fleet.by_id["x"], now=here.now, serving_without=0, ready=0)
 
 
+def test_a_node_that_a_balancer_sends_requests_serves_on_though_no_set_was_acknowledged() -> None:
+    """As after a start with a lost journal: the balancer's own word says that it is at work."""
+    here = Scene().nodes(4).node("x")
+    here.notice("x")
+    here.held.clear()
+    assert not here.fleet.by_id["x"].serving
+    assert not begins_now(here.pool, here.fleet.by_id["x"], now=here.now, serving_without=0, ready=0)
+
+
 def test_of_many_notices_the_earliest_deadlines_drain_and_the_rest_serve_on() -> None:
     here = Scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
     for i in range(4):
