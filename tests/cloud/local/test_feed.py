@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from cloud.clock import SystemClock
+from cloud.errors import Uncertain
+from cloud.local.admin import LoseOrder
 from cloud.local.connection import LocalCloud
 from cloud.local.feed import Feed
 from cloud.local.notices import LocalEventFeed
@@ -137,3 +139,32 @@ async def test_the_feed_is_bounded_and_its_numbers_never_repeat(tmp_path):
     assert reopened.events_after(0, "pool") == ()
     assert Feed(reopened, SystemClock(), 3).publish(NoticeKind.REBALANCE, "i-5", None).seq == 6
     reopened.close()
+
+
+async def test_a_cloud_that_does_not_answer_is_asked_less_often_each_time():
+    class Paced(SystemClock):
+        def __init__(self):
+            super().__init__()
+            self.slept = []
+
+        async def sleep(self, seconds):
+            self.slept.append(seconds)
+            if len(self.slept) == 7:
+                raise asyncio.CancelledError
+
+    class Away:
+        def share(self):
+            return self
+
+        async def read(self, *asked, **more):
+            raise Uncertain("refused")
+
+    clock = Paced()
+    with pytest.raises(asyncio.CancelledError):
+        async for _ in LocalEventFeed(Away(), clock, pool="pool").stream():
+            pass
+    assert clock.slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+
+
+def test_answers_are_lost_once_where_no_number_is_given():
+    assert LoseOrder(call="list").times == 1

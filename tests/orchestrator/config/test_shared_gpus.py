@@ -66,6 +66,8 @@ def test_what_fits_has_room_for_a_replacement_or_is_told(tmp_path: Path) -> None
     assert "leaves no room for one more" in told
     (told,) = warnings(tmp_path, chat=pool())
     assert "90% of the memory" in told
+    (told,) = warnings(tmp_path, embed=pool("0.2", task="embed"), chat=pool("0.6"))
+    assert told.startswith("pool.chat.engine.args: "), "it is the largest that has no room for another"
 
 
 def test_other_gpus_are_others(tmp_path: Path) -> None:

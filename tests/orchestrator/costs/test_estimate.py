@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ def test_an_exports_own_models_cost_what_each_asks() -> None:
     ) / 1e6  # fmt: skip
     assert as_used(export, PRICES) == pytest.approx(usd / 168 * HOURS_OF_MONTH)
     assert used_models(export) == sorted(PRICES)
+    idle = replace(export.used[0], model="idle", fresh=0, cached=0, written=0, written_1h=0, output=0)
+    assert used_models(replace(export, used=(*export.used, idle))) == sorted(PRICES)
 
 
 def test_one_model_without_a_price_makes_the_bill_unknown() -> None:

@@ -100,6 +100,8 @@ def body(message, kind="InternalServerError"):
     ("status", "answer", "draining", "failure"),
     [
         (200, b"", False, None),
+        (299, b"", False, None),
+        (300, b"", False, Failure.REFUSED_HERE),
         (304, b"", False, None),
         (307, b"", False, Failure.REFUSED_HERE),
         (400, body("EngineCore"), True, Failure.REFUSED_HERE),
