@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from policies.actions import ActionKind, Cause
 from policies.call_memory import ATTEMPTS
 from policies.events import (
+    DaemonStarted,
     DrainEnded,
     DrainStarted,
     Event,
@@ -48,7 +49,7 @@ class Books:
 
     `excused`: its drain began for a reason that may be over since. `drained`: until when the requests of a
     node may finish that has left a target set. `heard`: when a notice of it was last journalled. `told`: what
-    the cloud said of its end and did not take back. `paused_until`: by the daemon's clock.
+    the cloud said of its end and did not take back. `paused_from`, `paused_until`: by the daemon's clock.
     """
 
     draining: dict[str, Drain] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Books:
     drained: dict[str, float] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
     told: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    paused_from: float = -math.inf
     paused_until: float = -math.inf
 
     @property
@@ -81,6 +83,7 @@ class Books:
             drained=self.drained.copy(),
             heard=self.heard.copy(),
             told={node: notices.copy() for node, notices in self.told.items()},
+            paused_from=self.paused_from,
             paused_until=self.paused_until,
         )
 
@@ -118,9 +121,14 @@ class Books:
         elif isinstance(event, NoticeSeen):
             self._notice(event.notice, now)
         elif isinstance(event, Paused):
+            self.paused_from = event.at
             self.paused_until = math.inf if event.until is None else event.until
         elif isinstance(event, Resumed):
             self.paused_until = -math.inf
+        elif isinstance(event, DaemonStarted) and event.at < self.paused_from:
+            # By its clock the pause lies ahead: what was asked for was a length, which begins now.
+            self.paused_until -= self.paused_from - event.at
+            self.paused_from = event.at
         elif isinstance(event, OperatorDrained):
             self.asked[event.node] = now
         elif isinstance(event, OperatorUndrained):

@@ -19,7 +19,7 @@ from cloud.sim.invariants import INVARIANTS, Bounds
 from cloud.sim.notices import METADATA, QUEUE, NoticeBoard
 from cloud.sim.numbers import Numbers
 from policies.actions import ActionKind, Cause
-from policies.events import DrainStarted, IntentOpened, NoticeSeen, Paused, Resumed
+from policies.events import DaemonStarted, DrainStarted, IntentOpened, NoticeSeen, Paused, Resumed
 from policies.model import Confidence, Notice, NoticeKind, Pool, StandbyRules
 from policies.model import Limits as PoolLimits
 
@@ -84,6 +84,33 @@ def test_a_pause_is_obeyed_until_it_is_over(waits: float, resumed: bool, harm: b
         if resumed:
             watched.checker.hear([Resumed(at=watched.clock.now(), by="x")], written=True)
         watched.checker.hear([ends(watched)], written=True)
+
+    assert ("pause" in watch(script).broken) is harm
+
+
+@pytest.mark.parametrize(
+    ("behind", "waits", "harm"),
+    [
+        (0.0, 40.0, False),
+        (10.0, 30.0, True),  # its end is an instant by the clock: 10 s are left
+        (10.0, 41.0, False),
+        (3600.0, 59.0, True),  # it lies ahead: all of it is left
+        (3600.0, 61.0, False),
+        (-30.0, 0.0, False),
+    ],
+)
+def test_a_pause_keeps_its_length_where_the_clock_was_set_back(
+    behind: float, waits: float, harm: bool
+) -> None:
+    """Asked for 60 s; the next daemon starts 30 s later, its clock `behind` that of the first one."""
+
+    async def script(watched: Watched) -> None:
+        asked_at = watched.clock.now()
+        watched.checker.hear([Paused(at=asked_at, by="x", reason="x", until=asked_at + 60.0)], written=True)
+        started_at = asked_at + 30.0 - behind
+        watched.checker.hear([DaemonStarted(at=started_at, epoch=2)], written=True)
+        late = dataclasses.replace(ends(watched), at=started_at + waits)
+        watched.checker.hear([late], written=True)
 
     assert ("pause" in watch(script).broken) is harm
 
