@@ -1,14 +1,14 @@
 """Look for planted bugs with seeds that know nothing of them: how many hours until the checker speaks.
 
     python tests/simulation/hunts.py [--hours H] [--ranges N] [--bugs SLUG,...] [--jobs N] [--into FILE]
-        [-o table|json]
+        [--page] [-o table|json]
 
 Each bug is looked for in disjoint ranges of seeds, in each until something breaks or the hours are over. The
 seeds are of the kind that `campaign.py` draws, swarm and outages, or outages alone for what only these show;
 a bug that none of their pools can show is looked for by its own script, with the seeds of the range. What
 broke must hold without the bug; a run ends, and the hours are counted, as soon as something breaks. Results
-are added to FILE as they come, and what is in it already is not looked for again. Exits with 1 if a bug was
-not caught in every range.
+are added to FILE as they come, and what is in it already is not looked for again. `--page` writes what is in
+`hunts.jsonl` into the docs and looks for nothing. Exits with 1 if a bug was not caught in every range.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ from orchestrator.simulation.simulate import Outcome
 
 _WIDTH = 10**8
 """Seeds in a range."""
+
+FOUND = Path(__file__).with_name("hunts.jsonl")
+"""What the page shows."""
+
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "simulation.md"
+
+_BEGIN = "<!-- Made by tests/simulation/hunts.py from hunts.jsonl. Do not edit. -->\n\n"
+_END = "\n\n<!-- The end of what hunts.py made. -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +96,11 @@ def with_bug(planted: Planted, job: Job) -> Outcome:
 
 @cache
 def sound(job: Job) -> bool:
-    """Nothing breaks in this run without a bug."""
-    return not outcome_of(job).broken
+    """Nothing breaks in this run without a bug; what does is said."""
+    broken = outcome_of(job).broken
+    if broken:
+        print(f"breaks without a bug: {job.line}: {broken[0]}", file=sys.stderr, flush=True)
+    return not broken
 
 
 def results(into: Path | None) -> list[Found]:
@@ -99,17 +110,28 @@ def results(into: Path | None) -> list[Found]:
     return [Found(**json.loads(line)) for line in into.read_text().splitlines()]
 
 
-def table(found: list[Found], ranges: int) -> str:
+def table(found: list[Found]) -> str:
     """The rows of the page: one for each bug, with the hours that each range took."""
-    lines = [f"| planted bug | its invariant | simulated hours, in {ranges} ranges of seeds | what spoke |"]
+    lines = ["| planted bug | its invariant | simulated hours, in each range of seeds | what spoke |"]
     lines.append("|---|---|---|---|")
     for planted in PLANTED:
         rows = sorted((f for f in found if f.bug == slug(planted.name)), key=lambda f: f.number)
+        if not rows:
+            continue
         took = ", ".join(_hours(f) for f in rows)
         by = ", ".join(f"`{name}`" for name in sorted({f.by for f in rows if f.by}))
         where = {"script": " (its script)", "outage": " (outages)"}.get(planted.seeds, "")
         lines.append(f"| {planted.name} | `{planted.invariant}` | {took}{where} | {by} |")
     return "\n".join(lines)
+
+
+def with_table(page: str, found: list[Found]) -> str:
+    """The page with its table made anew. Raises ValueError where it has no place for one."""
+    head, begin, rest = page.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if not (begin and end):
+        raise ValueError("the page has no place for what was found")
+    return head + begin + table(found) + end + tail
 
 
 def _hours(found: Found) -> str:
@@ -126,8 +148,12 @@ def main() -> int:
     known.add_argument("--bugs", default=",".join(slug(p.name) for p in PLANTED))
     known.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     known.add_argument("--into", type=Path, help="where results are kept")
+    known.add_argument("--page", action="store_true", help="write hunts.jsonl into the docs, and no more")
     known.add_argument("-o", "--output", choices=("table", "json"), default="table")
     given = known.parse_args()
+    if given.page:
+        PAGE.write_text(with_table(PAGE.read_text(), results(FOUND)))
+        return 0
     names = [bug(name).name for name in given.bugs.split(",")]
     found = results(given.into)
     done = {(f.bug, f.number) for f in found}
@@ -146,7 +172,7 @@ def main() -> int:
                 with given.into.open("a") as file:
                     file.write(json.dumps(asdict(found[-1])) + "\n")
     found = [f for f in found if f.bug in map(slug, names)]
-    print(table(found, given.ranges) if given.output == "table" else json.dumps([asdict(f) for f in found]))
+    print(table(found) if given.output == "table" else json.dumps([asdict(f) for f in found]))
     return 0 if all(f.by for f in found) else 1
 
 
