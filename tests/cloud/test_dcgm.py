@@ -83,6 +83,8 @@ def test_odd_lines_are_passed_over_and_what_is_read_is_bounded() -> None:
     lines = [
         "# a comment",
         "DCGM_FI_DEV_GPU_TEMP",
+        "DCGM_FI_DEV_GPU_TEMP 40",
+        'DCGM_FI_DEV_GPU_TEMP{gpu="1"} hot',
         'DCGM_FI_DEV_GPU_TEMP{gpu="x"} 1',
         'DCGM_FI_DEV_GPU_TEMP{gpu="0",Hostname="a } b\\"c"} 50 1767225600000',
         'vllm:num_requests_running{gpu="0"} 3',

@@ -256,6 +256,7 @@ def test_a_cap_that_is_reached_is_told_whatever_another_one_is_at() -> None:
 
     found = desk.look(caps=[cap("provider claude", 10), cap("route chat", 90), cap("route embed", 95)])
     assert [(type(e), e.about) for e in found] == [(CapNear, "route chat"), (CapNear, "route embed")]
+    assert set(desk.memory.caps) == {"route chat", "route embed"}
 
 
 def test_caps_are_judged_while_the_gateway_is_dead() -> None:

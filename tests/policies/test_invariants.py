@@ -170,6 +170,12 @@ def test_order(whole: Scene, cause: Cause) -> None:
     assert "order" in names(whole, end("s0", cause), targets=specs(whole, s0=None))
 
 
+def test_order_of_one_node_behind_another_ones_drain(whole: Scene) -> None:
+    whole.nodes(5)
+    found = names(whole, drain("s1", Cause.NOTICE), end("s0"), targets=specs(whole, s0=None))
+    assert "order" in found
+
+
 def test_order_of_a_node_that_still_gets_requests(whole: Scene) -> None:
     whole.node("x").drain("x", Cause.EXCESS)
     out = specs(whole, x=TargetPhase.DRAINING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policies.model_fit import parameters_in
-from policies.model_shapes import shape
+from policies.model_shapes import _NAMED, Shape, shape
 
 MODELS = (
     "meta-llama/Llama-3.1-8B-Instruct",
@@ -111,3 +111,11 @@ def test_distilled_models_have_the_shape_of_what_they_were_made_from() -> None:
         "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B": "Qwen/Qwen3-8B",
     }.items():
         assert shape(distilled) == shape(base) is not None
+
+
+@pytest.mark.parametrize(("pattern", "known"), _NAMED)
+def test_the_widths_of_every_known_shape_are_whole_blocks(pattern: str, known: Shape) -> None:
+    """As published: kernels need them so, and a slip of a digit shows."""
+    block = known.block or 64
+    assert [width % block for width in (known.hidden, known.inner)] == [0, 0], pattern
+    assert known.head % 16 == 0

@@ -23,6 +23,7 @@ from policies.model import (
     TargetState,
 )
 from policies.records import OperatorRequest
+from policies.return_to_spot import least_useful
 from policies.standby import _standbys
 from tests.support.scene import Scene
 from tests.support.toy_pools import ON_DEMAND, SPOT, of_kind
@@ -341,3 +342,11 @@ def test_a_standby_that_leaves_or_is_started_in_this_turn_is_none_that_stays() -
     assert [n.id for n in _standbys(turn)] == ["sb1"]
     turn.leaving.add("sb1")
     assert _standbys(turn) == []
+
+
+def test_a_node_of_unknown_price_is_thought_cheap() -> None:
+    here = Scene().node("s0", price=0.5).node("s1", price=0.2).node("s2")
+    here.offerings, here.fields["prices"] = [], {}
+    here.records["s2"] = replace(here.records["s2"], price=None)
+    here.instances["s2"] = replace(here.instances["s2"], price=None)
+    assert [n.id for n in sorted(here.fleet.nodes, key=least_useful)] == ["s0", "s1", "s2"]

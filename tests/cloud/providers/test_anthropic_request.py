@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.providers.anthropic_request import OUTPUT_TOKENS, messages_of
+from cloud.providers.anthropic_request import OUTPUT_TOKENS, _blocks, messages_of
 from cloud.providers.kinds import wire_of
 from cloud.providers.wire import Call, Untranslatable
 
@@ -164,6 +164,14 @@ def test_images(url, source):
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it?"}]
     out = body(messages=[{"role": "user", "content": parts}])
     assert out["messages"][0]["content"] == [{"type": "image", "source": source}, text("what is it?")]
+
+
+def test_an_empty_text_leaves_what_follows_it():
+    parts = [{"type": "text", "text": text} for text in ("", "one", "", "two")]
+    assert _blocks("content", parts, "user", []) == [
+        {"type": "text", "text": "one"},
+        {"type": "text", "text": "two"},
+    ]
 
 
 def test_the_detail_of_an_image_is_named():

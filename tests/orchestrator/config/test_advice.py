@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from orchestrator.config.checks import advice as checks
 from orchestrator.config.load import load_config
 
 AWS = """\
@@ -243,3 +247,25 @@ def test_what_is_accepted_is_not_said_again(tmp_path: Path, accepted: str, left:
     text = aws(kind="g6.xlarge", args='["--max-model-len", "8192"]', more=f"accepted = {accepted}")
     assert set(advice(tmp_path, text)) == left
     assert advice(tmp_path, local("[]", more="accepted = ['slots']")) == {}
+
+
+def test_the_first_machine_on_which_weights_would_fit_twice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus, split = SimpleNamespace(kind="GPU", memory=80.0), SimpleNamespace(gpus=1)
+    kinds = [(kind, Need(), gpus, split, 0.9) for kind in ("none", "first", "second")]
+    packed = SimpleNamespace(bits=4, before=60.0, after=20.0, methods="AWQ", gain=2.0)
+    left = [None, packed, packed]
+    monkeypatch.setattr(checks, "machines", lambda _: kinds)
+    monkeypatch.setattr(checks, "pack", lambda *_: left.pop(0))
+    monkeypatch.setattr(checks, "_smaller", lambda *_: "")
+    pool: Any = SimpleNamespace(model="m", engine=SimpleNamespace(task="generate"))
+    [(where, text)] = checks._would_fit_twice("chat", pool)
+    assert where == ("pool", "chat", "model")
+    assert "(first)" in text
+
+
+@dataclass(frozen=True)
+class Need:
+    """What weights need, as far as it is read."""
+
+    bits: int = 16
+    form: Any = None

@@ -323,6 +323,37 @@ async def test_a_turn_that_nobody_takes_goes_to_the_next_at_once():
     assert (await second).spec.id == "a"
 
 
+async def test_all_that_there_is_room_for_are_served_at_once():
+    """One change makes room for several, such as a node of more units."""
+    world = World(max_in_flight=1)
+    for entry in world.table:
+        entry.in_flight = 1
+    tasks = [waiting(world) for _ in range(3)]
+    await asyncio.sleep(0)
+    world.put(TargetSpec(id="a", address="h:1", weight=300), TargetSpec(id="b", address="h:2"))
+    assert world.entry("a").in_flight == 3
+    await asyncio.wait(tasks, timeout=0)
+    assert [task.done() for task in tasks] == [True, True, False]
+    tasks[2].cancel()
+
+
+async def test_a_wait_ends_on_time_behind_one_that_was_given_up():
+    world = World()
+    fill(world)
+    now = world.clock.now()
+    first, given_up = waiting(world), waiting(world)
+    exchange = Exchange("r", now)
+    exchange.deadline = now + 3.0
+    last = asyncio.create_task(world.admission.acquire(exchange, now))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    world.admission.look(now + 3.0)
+    with pytest.raises(Refused, match="before its time was over"):
+        await last
+    assert not first.done()
+    first.cancel()
+
+
 async def test_no_request_waits_beyond_its_own_end():
     world = World()
     fill(world)
