@@ -137,6 +137,7 @@ def local(args: str, gateway: str = "", more: str = "") -> str:
     [
         ("[]", "4 requests"),
         ("['--parallel', '-1']", "4 requests"),
+        ("['--parallel', '0']", "4 requests"),
         ("['--parallel', '1']", "1 request"),
         ("['-np', '16']", "16 requests"),
     ],

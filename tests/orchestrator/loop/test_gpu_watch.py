@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hand_clock import HandClock
 
 from cloud.errors import Uncertain
 from cloud.ports import Clock
 from orchestrator.loop.gpu_watch import EVERY, GpuWatch
 from policies.gpu_readings import FRESH, GpuReading, NodeGpus, Xid
+from policies.value import replace
 
 Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -187,3 +189,19 @@ def test_a_node_that_is_followed_no_more_is_forgotten_and_its_neighbours_are_not
         assert (watch.looked(), watch.errors) == ({}, {}), "what was read before is not taken up again"
 
     watched(play, work)
+
+
+@pytest.mark.parametrize(("silent", "read_later", "source"), [
+    (FRESH, True, "agent"), (FRESH + 0.1, True, "dcgm"), (FRESH + 0.1, False, "agent"),
+])  # fmt: skip
+def test_an_agent_is_believed_until_it_is_silent_for_too_long_and_another_source_is_newer(
+    silent: float, *, read_later: bool, source: str
+) -> None:
+    clock = HandClock()
+    told = NodeGpus(node="a", at=clock.now(), source="agent", gpus=ONE)
+    watch = GpuWatch(clock, reported={"a": told}.get)
+    watch._read["a"] = replace(told, source="dcgm", at=told.at + (1.0 if read_later else -1.0))
+    clock.at += silent
+    newest = watch._newest("a")
+    assert newest is not None
+    assert newest.source == source

@@ -117,6 +117,14 @@ def test_a_body_asks_for_the_usage_where_it_is_wanted(ids: bool) -> None:
     assert orjson.loads(body) == {**orjson.loads(raw), **wanted, "stream_options": {"include_usage": True}}
 
 
+def test_the_usage_is_asked_for_at_the_end_and_not_in_every_chunk() -> None:
+    options = {"continuous_usage_stats": True, "include_obfuscation": False}
+    raw = orjson.dumps({"model": "m", "stream": True, "messages": [], "stream_options": options})
+    request = ask("POST", CHAT, JSON, raw)
+    sent = orjson.loads(prepared(request, None, ABLE, asks=True))
+    assert sent["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+
+
 @pytest.mark.parametrize("client", [False, None, 0])
 def test_a_client_that_wants_no_ids_does_not_keep_them_from_the_gateway(client: Any) -> None:
     request = asked(return_token_ids=client)
