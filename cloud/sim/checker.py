@@ -82,6 +82,7 @@ class Checker(Prompt):
                 report=self.report,
             )
         world.effects.watchers.append(self._on_effect)
+        world.effects.on_sent.append(self._calls_in_sight)
         world.on_tick.append(self._on_tick)
         for table in self._tables:
             table.on_sent.append(self._set_sent)

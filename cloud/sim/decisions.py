@@ -17,6 +17,8 @@ from policies.events import DrainStarted, Event, IntentOpened, Paused
 _SLACK = 2.0
 """Seconds between a decision and its journal, and between the answer of a list and when it was made."""
 
+_CALLS = ("launch", "start", "stop", "terminate")
+
 
 class Decisions(Settled):
     """`pause`, `clear-sight` and `serves-on`."""
@@ -41,16 +43,35 @@ class Decisions(Settled):
             self.report("pause", subject, f"{what} of {subject} is begun, and the pool is paused")
 
     def _sees(self, event: IntentOpened, now: float) -> None:
-        """What costs money or ends a node is decided on a list that is not older than the pool's patience."""
+        """What costs money or ends a node is decided on a list that is not older than the pool's patience.
+
+        Of a daemon that was frozen in its turn, what it asks for is judged: see `_calls_in_sight`.
+        """
         machine = self._world.machines.get(event.node)
         place = event.placement if machine is None else machine.placement
         if place is None:
             return
         self.checked["clear-sight"] += 1
-        age = now - self._world.listed_at.get((self._pool.name, place.region), -math.inf)
-        if age > self._pool.patience.stale_after + _SLACK + self._world.faults.slow_disk:
+        daemon, slack = self._daemon(), _SLACK + self._world.faults.slow_disk
+        decided_at = min(now, event.at - self._ahead())
+        age = decided_at - self._listed_at(place.region)
+        in_turn = daemon is not None and 0.0 <= decided_at - daemon.woke_at <= slack
+        if age > self._pool.patience.stale_after + slack and not in_turn:
             text = f"{event.kind} of {event.node or event.token}: {place.region} was listed {age:.0f} s ago"
             self.report("clear-sight", event.node or event.token, text)
+
+    def _calls_in_sight(self, call: str, subject: str, region: str) -> None:
+        """No call is sent on a list that is older than that, however long ago it was decided."""
+        if call not in _CALLS or not region:
+            return  # it looks, or is about a machine that there never was
+        self.checked["clear-sight"] += 1
+        age = self._world.clock.now() - self._listed_at(region)
+        if age > self._pool.patience.stale_after:
+            text = f"{call} of {subject} is sent: {region} was listed {age:.0f} s ago"
+            self.report("clear-sight", f"{call} {subject}", text)
+
+    def _listed_at(self, region: str) -> float:
+        return self._world.listed_at.get((self._pool.name, region), -math.inf)
 
     def _serves_on(self, node: str, now: float) -> None:
         """A noticed node whose requests have time yet leaves only where enough others serve."""

@@ -71,7 +71,7 @@ class Effects:
     """Numbers, traces and announces effects. `hook` may stop the daemon; `watchers` only look.
 
     The effects of worlds `beside` each other are numbered together and meet the same hook; each has watchers
-    of its own.
+    of its own. `on_sent` is told of each call that a daemon sends: its kind, its subject and the region.
     """
 
     def __init__(self, clock: Clock, trace: Trace, *, beside: Effects | None = None) -> None:
@@ -79,6 +79,7 @@ class Effects:
         self.log: list[Effect] = [] if beside is None else beside.log
         self._hooks: list[Hook] = [] if beside is None else beside._hooks
         self.watchers: list[Watcher] = []
+        self.on_sent: list[Callable[[str, str, str], object]] = []
 
     @property
     def hook(self) -> Hook | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
@@ -86,13 +87,14 @@ class Bounds:
 class DaemonState:
     """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
 
-    `ahead`: seconds by which its host's clock is ahead of the world's. `failsafe`: the database does not
-    answer it, and its lease has run out. `doubtful`: where it asked for launches whose outcome it cannot
-    know.
+    `woke_at`: when it was last thawed. `ahead`: seconds by which its host's clock is ahead of the world's.
+    `failsafe`: the database does not answer it, and its lease has run out. `doubtful`: where it asked for
+    launches whose outcome it cannot know.
     """
 
     up_since: float
     known: Set[str]
+    woke_at: float = -math.inf
     ahead: float = 0.0
     failsafe: bool = False
     doubtful: tuple[Placement, ...] = ()

@@ -33,6 +33,8 @@ class Wire:
 
         `done`: it took effect before, and asks for nothing more that a provider could refuse.
         """
+        for told in self._effects.on_sent:
+            told(call, subject, region)
         fault = await self._way_out(call, region, market, done)
         result = await self._effects.apply(call, subject, change, detail=detail)
         await self._way_back(call, fault)

@@ -306,6 +306,7 @@ class PoolRun:
             emit=inbox.put,
             leading=footing.lease.valid,
             failsafe=lambda: footing.lease.unanswered() is not None,
+            sees=lambda region: observer.age(region) <= self.wanted.patience.stale_after,
             node_says=partial(agents.boot_words, ports.agents) if ports.agents is not None else lambda _: "",
             generations=self._generations,
         )

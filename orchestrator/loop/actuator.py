@@ -56,8 +56,8 @@ _OUTCOMES: tuple[tuple[type[CloudError], Outcome], ...] = (
 """What an error says of its call. Any other did nothing, as where a describe lags and finds no machine."""
 
 
-class _NotOurs(Exception):
-    """The lease was lost before the call."""
+class _Withheld(Exception):
+    """Why a call that was decided is not made."""
 
 
 def outcome_of(error: CloudError) -> Outcome:
@@ -69,8 +69,9 @@ class Actuator:
     """The hands of one pool's loop. `emit` takes outcomes; it must not block. New nodes run `command`.
 
     `leading` says whether this process still holds the lease, `failsafe` whether it may take noticed nodes
-    out of balancers without it. Both are asked right before every call, since a call may have waited long for
-    its turn, and the process may have been frozen. `node_says` gives what a node said of its own start.
+    out of balancers without it, `sees` whether the list of a region's machines is not too old to act on. They
+    are asked right before every call, since a call may have waited long for its turn, and the process may
+    have been frozen. `node_says` gives what a node said of its own start.
     `generations`: of the newest set that this process wrote before, by balancer.
     """
 
@@ -87,12 +88,13 @@ class Actuator:
         emit: Callable[[Event], object],
         leading: Callable[[], bool],
         failsafe: Callable[[], bool],
+        sees: Callable[[str], bool],
         node_says: Callable[[str], str] = lambda _: "",
         generations: Mapping[str, int] = {},
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
         self._engine = engine
-        self._timeout, self._emit, self._leading = call_timeout, emit, leading
+        self._timeout, self._emit, self._leading, self._sees = call_timeout, emit, leading, sees
         self._slots: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(CALLS_AT_ONCE)
         )
@@ -188,14 +190,16 @@ class Actuator:
                 await self._last_words.hear(action.node, place, action.reason)
             async with slots:
                 if not self._leading():
-                    raise _NotOurs
+                    raise _Withheld("the lease was lost before the call")
+                if place is not None and not self._sees(place.region):
+                    raise _Withheld("the list of the region's machines grew old before the call")
                 with counted(self._pool, "instances", str(action.kind)):
                     async with asyncio.timeout(self._timeout):
                         outcome, node, detail = await self._do(action)
         except TimeoutError:
             detail = f"no answer within {self._timeout:.0f} s"
-        except _NotOurs:
-            outcome, detail = Outcome.FAILED, "the lease was lost before the call"
+        except _Withheld as why:
+            outcome, detail = Outcome.FAILED, str(why)
         except CloudError as error:
             outcome, detail = outcome_of(error), str(error)
         except Exception as error:

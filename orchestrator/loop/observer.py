@@ -21,7 +21,17 @@ from orchestrator.metrics.calls import counted
 from policies.adapter_use import AdapterMeter, together
 from policies.gpu_peers import paced
 from policies.held import Held
-from policies.model import USABLE, EngineReading, Instance, Observed, Offering, Target, TargetState, World
+from policies.model import (
+    EVERYWHERE,
+    USABLE,
+    EngineReading,
+    Instance,
+    Observed,
+    Offering,
+    Target,
+    TargetState,
+    World,
+)
 from policies.service import Service
 from policies.value import replace
 
@@ -130,6 +140,11 @@ class Observer:
             epoch=epoch,
             awake_since=self._awake_since,
         )
+
+    def age(self, region: str) -> float:
+        """Seconds since the newest whole list of a region's machines; infinite where there is none."""
+        view = self._regions.get(region) or self._regions.get(EVERYWHERE)
+        return math.inf if view is None else view.age(self._clock.now())
 
     def _kinds(self) -> dict[str, object]:
         """What each machine is and runs: those of one kind should be equally fast."""

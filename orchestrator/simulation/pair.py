@@ -124,6 +124,7 @@ def state_of(
     return DaemonState(
         up_since=max(process.up_since, run.began_at, process.idle_at, database.answered_at),
         known=memory.nodes.keys(),
+        woke_at=process.woke_at,
         ahead=process.ahead,
         failsafe=failsafe,
         doubtful=tuple(

@@ -16,6 +16,7 @@ from typing import Any
 
 from planted_judgements import (
     acknowledges_first,
+    calls_blindly,
     floor_one_short,
     floor_rounded_down,
     forgets_what_standbys_cost,
@@ -86,6 +87,7 @@ from planted_scripts import (
     drained_all_at_once,
     forged_for_all,
     forget_tokens,
+    frozen_when_a_launch_is_decided,
     given_time,
     interrupted_on_demand,
     journal_lost,
@@ -509,6 +511,12 @@ PLANTED: tuple[Planted, ...] = (
         invariant="clear-sight",
         script=lists_away,
         rule=trusts_old_lists,
+    ),
+    Planted(
+        name="what was decided before a freeze is done after it",
+        invariant="clear-sight",
+        script=frozen_when_a_launch_is_decided,
+        rule=calls_blindly,
     ),
     Planted(
         name="noticed nodes always leave at once",

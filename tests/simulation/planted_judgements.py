@@ -14,6 +14,7 @@ from planted_rules import _checks_no_plan as checks_no_plan
 
 from orchestrator.loop.actuator import TargetWriter
 from orchestrator.loop.inbox import Inbox
+from orchestrator.loop.observer import Observer
 from policies import drain, plan_builder
 from policies.fleet import Fleet
 from policies.model import Phase, Placement, Pool, StandbyKind
@@ -53,6 +54,9 @@ def _trusting(sight: Sight, region: str, *, real: Callable[[Sight, str], str] = 
 
 trusts_old_lists: Patch = instead(Sight, "_why", _trusting)
 """A list is good for a hundred times as long."""
+
+calls_blindly: Patch = instead(Observer, "age", lambda self, region: 0.0)
+"""Whether a region can still be listed is not asked again before a call."""
 
 leaves_at_once: Patch = instead(drain, "begins_now", lambda *_, **__: True)
 """A noticed node leaves at once, whatever else serves."""

@@ -194,6 +194,22 @@ async def lists_away(sim: Simulation) -> None:
     await sim.settle()
 
 
+async def frozen_when_a_launch_is_decided(sim: Simulation) -> None:
+    """The process stands still while it writes a launch down, for longer than a list is good for."""
+    await whole(sim)
+    sim.world.faults.slow_disk = 4.0
+    sim.world.terminate(sim.live()[0].id)
+    process = sim.running
+    while process is None or (loop := process.loop(sim.pool.name)) is None or not loop.memory.intents:
+        await sim.clock.sleep(0.1)
+        process = sim.running
+    sim.freeze(process)
+    await sim.clock.sleep(sim.pool.patience.stale_after + 30.0)
+    sim.world.faults.slow_disk = 0.0
+    sim.thaw(process)
+    await sim.settle()
+
+
 async def two_noticed(sim: Simulation) -> None:
     """All spot is noticed at once, in good time: one node serves on until its replacement is ready."""
     await whole(sim)

@@ -74,6 +74,56 @@ def test_nothing_is_ended_on_an_old_list(age: float, harm: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("frozen", "writes", "harm"),
+    [
+        (0.0, 0.0, True),
+        (60.0, 0.0, False),  # it froze before it decided, in its turn
+        (60.0, 10.0, True),  # it looked, and decided all the same
+    ],
+)
+def test_a_daemon_that_was_frozen_in_its_turn_decides_on_what_it_saw(
+    frozen: float, writes: float, harm: bool
+) -> None:
+    async def script(watched: Watched) -> None:
+        await watched.instances.list("p", "region")
+        await watched.clock.sleep(60.0)
+        if frozen:
+            watched.woke_at = watched.clock.now()
+        await watched.clock.sleep(writes)
+        watched.checker.hear([ends(watched)], written=True)
+
+    assert ("clear-sight" in watch(script).broken) is harm
+
+
+@pytest.mark.parametrize(("age", "harm"), [(29.0, False), (40.0, True)])
+def test_what_was_decided_before_a_freeze_is_judged_by_the_list_of_then(age: float, harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        await watched.instances.list("p", "region")
+        await watched.clock.sleep(age)
+        decided = ends(watched)
+        await watched.clock.sleep(600.0)
+        watched.woke_at = watched.clock.now()
+        watched.checker.hear([decided], written=True)
+
+    assert ("clear-sight" in watch(script).broken) is harm
+
+
+@pytest.mark.parametrize(("age", "harm"), [(29.0, False), (31.0, True)])
+@pytest.mark.parametrize("call", ["terminate", "stop", "start"])
+def test_no_call_is_sent_on_an_old_list_though_it_was_decided_on_a_new_one(
+    call: str, age: float, harm: bool
+) -> None:
+    async def script(watched: Watched) -> None:
+        await watched.instances.list("p", "region")
+        watched.checker.hear([ends(watched)], written=True)
+        await watched.clock.sleep(age)
+        watched.woke_at = watched.clock.now()
+        await getattr(watched.instances, call)(watched.machines[0].id)
+
+    assert ("clear-sight" in watch(script).broken) is harm
+
+
+@pytest.mark.parametrize(
     ("waits", "resumed", "harm"), [(30.0, False, True), (30.0, True, False), (61.0, False, False)]
 )
 def test_a_pause_is_obeyed_until_it_is_over(waits: float, resumed: bool, harm: bool) -> None:

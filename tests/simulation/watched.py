@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -41,6 +42,7 @@ class Watched:
         **pool: Any,
     ) -> None:
         self.clock, self.known = VirtualClock(loop), set[str]()
+        self.woke_at = -math.inf
         self.world = SimWorld(self.clock, sales=sales(capacity=9), rng=random.Random(1))
         asked = Traffic(per_second=traffic, propagation=propagation)
         self.table = TargetTable("lb", self.world, rng=random.Random(2), traffic=asked)
@@ -54,7 +56,7 @@ class Watched:
         self._nature = loop.create_task(self.world.run())
 
     def _daemon(self) -> DaemonState:
-        return DaemonState(up_since=0.0, known=self.known)
+        return DaemonState(up_since=0.0, known=self.known, woke_at=self.woke_at)
 
     def _machine(self, token: str, market: Market) -> Machine:
         command = EngineCommand(argv=("x",))

@@ -83,7 +83,13 @@ class Machines:
         return
 
 
-def hands_of(clock: Clock, machines: Machines, heard: list[Event], leading: bool = True) -> Actuator:
+def hands_of(
+    clock: Clock,
+    machines: Machines,
+    heard: list[Event],
+    leading: bool = True,
+    sees: Callable[[str], bool] = lambda _: True,
+) -> Actuator:
     """An actuator over these machines whose outcomes `heard` gets."""
     return Actuator(
         pool="p",
@@ -96,6 +102,7 @@ def hands_of(clock: Clock, machines: Machines, heard: list[Event], leading: bool
         emit=heard.append,
         leading=lambda: leading,
         failsafe=lambda: False,
+        sees=sees,
     )
 
 

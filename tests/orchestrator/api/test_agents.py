@@ -90,6 +90,7 @@ def test_the_reason_of_a_failed_boot_has_what_its_node_said(play: Play) -> None:
             emit=told.append,
             leading=lambda: True,
             failsafe=lambda: False,
+            sees=lambda _: True,
             node_says=lambda node: agents.boot_words(heard, node),
         )
         place = Placement("sim", "r", "a", "gpu", Market.SPOT)

@@ -217,7 +217,7 @@ def test_stopping_cuts_off_what_runs_and_reports_nothing_of_it(play: Play) -> No
     assert play(work) == []
 
 
-# -- the lease is looked at once more ------------------------------------------------------------------
+# -- lease and lists are looked at once more -----------------------------------------------------------
 
 
 def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> None:
@@ -236,6 +236,7 @@ def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> 
             emit=heard.append,
             leading=lambda: held[0],
             failsafe=lambda: not held[0],
+            sees=lambda _: True,
         )
         hands.perform([launch(f"p/1/{number}") for number in range(CALLS_AT_ONCE + 3)], place_of=place_of)
         await clock.sleep(0.1)
@@ -250,6 +251,37 @@ def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> 
     assert [(e.outcome, e.detail) for e in late] == [
         (Outcome.FAILED, "the lease was lost before the call")
     ] * 3
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        launch(),
+        Start(token="t", node="r/a", reason=""),
+        Stop(token="t", node="r/a", reason=""),
+        Terminate(token="t", node="r/a", cause=Cause.SICK, reason=""),
+    ],
+    ids=lambda action: str(action.kind),
+)
+@pytest.mark.parametrize("seen", ["r", "elsewhere"])
+def test_a_call_whose_region_nobody_could_list_meanwhile_is_not_made(
+    play: Play, action: Action, seen: str
+) -> None:
+    """The process was frozen, or the call waited for its turn while its region fell silent."""
+
+    async def work(clock: Clock) -> tuple[list[IntentClosed], Machines]:
+        machines, heard = Machines(clock), []
+        hands = hands_of(clock, machines, heard, sees={seen}.__contains__)
+        hands.perform([action], place_of=place_of)
+        await clock.sleep(60.0)
+        await hands.stop()
+        return heard, machines
+
+    [closed], machines = play(work)
+    assert len(machines.calls) == (seen == "r")
+    if seen != "r":
+        words = "the list of the region's machines grew old before the call"
+        assert (closed.outcome, closed.detail) == (Outcome.FAILED, words)
 
 
 def test_a_launch_starts_the_engine_as_its_instance_type_has_it(play: Play) -> None:

@@ -43,6 +43,7 @@ def answers(
             emit=heard.append,
             leading=lambda: leads,
             failsafe=lambda: False,
+            sees=lambda _: True,
         )
         for action in actions:
             hands.perform([action], place_of=lambda _: None)

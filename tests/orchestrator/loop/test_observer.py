@@ -42,6 +42,18 @@ def test_nothing_was_seen_before_the_first_answer(play: Play) -> None:
     watch(play, work)
 
 
+def test_a_list_grows_old_also_between_two_turns(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        assert w.observer.age("r") == math.inf
+        await w.clock.sleep(1.0)
+        assert w.observer.age("r") == pytest.approx(1.0)  # one list for every region
+        w.port.fails = {"instances": CloudError("no")}
+        await w.clock.sleep(30.0)
+        assert w.observer.age("r") == pytest.approx(31.0, abs=6.0)
+
+    watch(play, work)
+
+
 @pytest.mark.parametrize("error", [Throttled("slow down"), CloudError("what")])
 def test_a_failed_look_keeps_the_value_and_shows_its_age_and_reason(play: Play, error: CloudError) -> None:
     async def work(w: Watch) -> None:

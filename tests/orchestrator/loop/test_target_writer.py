@@ -305,6 +305,7 @@ def test_balancers_are_written_beside_each_other(play: Play) -> None:
             emit=lambda _: None,
             leading=lambda: True,
             failsafe=lambda: False,
+            sees=lambda _: True,
         )
         running = [asyncio.ensure_future(w.run()) for w in hands.writers.values()]
         hands.write(["good", "bad"], targets("a"), 1, leading=True)
