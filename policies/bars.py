@@ -58,23 +58,35 @@ def words(key: Key) -> str:
 # -- what memory learns ------------------------------------------------------------------------------
 
 
-def denied(builder: MemoryBuilder, placement: Placement, at: float, why: str, *, since: float) -> None:
-    """A launch was not allowed, or asked for what cannot be: there, where others were accepted `since` it was
-    asked for, else in the whole market."""
-    if _works_elsewhere(builder, placement, since):
+def denied(
+    builder: MemoryBuilder, placement: Placement, at: float, why: str, *, since: float, token: str
+) -> None:
+    """The launch of a token was not allowed, or asked for what cannot be: there, where others were accepted
+    `since` it was asked for, else in the whole market."""
+    if _works_elsewhere(builder, placement, since, token):
         builder.bad_news("refusals", placement, at)
     else:
         _news(builder, placement, at, why, denied=True)
 
 
-def _works_elsewhere(builder: MemoryBuilder, placement: Placement, since: float) -> bool:
-    """Another place of the market took a launch that was asked for no earlier than this one."""
+def _works_elsewhere(builder: MemoryBuilder, placement: Placement, since: float, token: str) -> bool:
+    """Another place of the market took a launch that was asked for no earlier than this one.
+
+    That of an earlier daemon was, whatever its date: the provider has another clock.
+    """
     open_ones = (i for i in builder.get("intents").values() if i.accepted_at is not None)
     taken = [(i.placement, i.at) for i in open_ones if i.placement is not None]
-    taken += [(n.placement, n.launched_at) for n in builder.get("nodes").values()]
+    nodes, epoch = builder.get("nodes").values(), _epoch(token)
+    taken += [(n.placement, n.launched_at) for n in nodes if _epoch(n.token) >= epoch]
     return any(
         place != placement and key_of(place) == key_of(placement) and at >= since for place, at in taken
     )
+
+
+def _epoch(token: str) -> int:
+    """Of the daemon that made the token of a launch (see `Turn.launch`); 0 where none of ours did."""
+    _, *words = token.rsplit("/", 2)
+    return int(words[0]) if len(words) == 2 and words[0].isdecimal() else 0
 
 
 def faulted(builder: MemoryBuilder, placement: Placement, at: float, why: str) -> None:

@@ -86,7 +86,8 @@ def closed(builder: MemoryBuilder, event: IntentClosed) -> None:
             bars.accepted(builder, intent, intent.placement, event.at)
         return
     if event.outcome in _OF_NO_USE and intent.placement is not None:
-        bars.denied(builder, intent.placement, event.at, event.detail, since=intent.at)
+        place, since = intent.placement, intent.at
+        bars.denied(builder, place, event.at, event.detail, since=since, token=event.token)
     landed = intent.landed or event.outcome is Outcome.UNCERTAIN
     if _asked_again(intent, event, landed=landed):
         throttled = intent.throttled + (event.outcome is Outcome.THROTTLED)
@@ -110,7 +111,8 @@ def _closed_late(builder: MemoryBuilder, event: IntentClosed) -> None:
     holds for the launches after it."""
     if event.outcome in _OF_NO_USE:
         for record in [r for r in builder.get("nodes").values() if r.token == event.token]:
-            bars.denied(builder, record.placement, event.at, event.detail, since=record.launched_at)
+            place, since = record.placement, record.launched_at
+            bars.denied(builder, place, event.at, event.detail, since=since, token=event.token)
 
 
 def _asked_again(intent: Intent, event: IntentClosed, *, landed: bool) -> bool:

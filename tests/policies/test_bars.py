@@ -259,6 +259,15 @@ def test_in_a_wave_the_places_that_work_are_not_paused_for_those_that_do_not() -
     assert set(replay([*asked_for, *here, *listed, *late]).bars) == {("r", SPOT)}
 
 
+@pytest.mark.parametrize(("epoch", "paused"), [(1, True), (2, False)])
+def test_a_machine_of_an_earlier_daemon_says_nothing_of_what_is_allowed_now(epoch: int, paused: bool) -> None:
+    """It is adopted where the clock is behind the provider's: its launch seems to be of this moment."""
+    there = replace(seen(3, at=10.0, placement=where(zone="b")), token=f"p/{epoch}/3")
+    now = replace(asked(9, where(zone="a"), at=10.0), token="p/2/9")
+    answer = replace(came_back(9, Outcome.DENIED, at=10.5), token="p/2/9")
+    assert (set(replay([there, now, answer]).bars) == {("r", SPOT)}) is paused
+
+
 def test_the_launch_that_tries_goes_elsewhere_than_what_failed() -> None:
     """Else one zone that cannot be had, and holds no node for that, is tried for ever."""
     failed = tuple(o.placement for o in Scene().offerings if o.placement.zone != "b")
