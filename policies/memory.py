@@ -83,7 +83,7 @@ from policies.records import (
     add_notice,
     concerns,
     decayed,
-    first_reported,
+    first_to_forget,
     intent_key,
     stop_notice,
 )
@@ -334,14 +334,11 @@ def _early(builder: MemoryBuilder, notice: Notice) -> None:
 
 
 def _keep_early(builder: MemoryBuilder, node: str, notices: tuple[Notice, ...]) -> None:
-    """Keep the notices of a node that is not known, until a list shows it.
-
-    Reports go first when there are too many: whoever forges them must not push out what the cloud said.
-    """
+    """Keep the notices of a node that is not known, until a list shows it."""
     early = builder.mapping("early_notices")
     early[node] = notices
     if len(early) > EARLY_NOTICES_KEPT:
-        early.pop(first_reported(early) or next(iter(early)))
+        early.pop(first_to_forget(early))
 
 
 def _drain(builder: MemoryBuilder, event: DrainStarted) -> None:

@@ -451,7 +451,13 @@ def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
     return tuple(found)
 
 
-def first_reported(early: Mapping[str, tuple[Notice, ...]]) -> str:
-    """The node of which the oldest notices are that the cloud has not confirmed; empty when there is none."""
-    reported = Confidence.REPORTED
-    return next((node for node, held in early.items() if all(n.confidence is reported for n in held)), "")
+def first_to_forget(early: Mapping[str, tuple[Notice, ...]]) -> str:
+    """The node whose notices go where too many are kept.
+
+    The oldest of the kind that has more than half the room, reported or confirmed: neither a flood of forged
+    reports nor of what the cloud says of others' nodes pushes out what the other kind says of ours.
+    """
+    reported = [n for n, held in early.items() if all(x.confidence is Confidence.REPORTED for x in held)]
+    if 2 * len(reported) > len(early):
+        return reported[0]
+    return next(node for node in early if node not in set(reported))

@@ -129,9 +129,11 @@ class Checker(Prompt):
     def forget_unwritten(self) -> None:
         """The daemon ended: what never reached its journal is lost."""
         if self._kept is not None:
-            drained = {n: at for n, at in self.books.drained.items() if n in self._kept.leaving}
+            # Who drains, or was put back to work, was a target set's word too, not the journal's alone.
+            known = self.books.drained
             self.books, self._kept = self._kept, None
-            self.books.drained.update(drained)  # that one was a target set's word, not the journal's
+            kept = self.books.drained.keys() | self.books.leaving
+            self.books.drained = {node: at for node, at in known.items() if node in kept}
 
     def forget(self, books: Books | None = None) -> None:
         """The journal is lost, or it is an older one again, which said no more than these `books`.

@@ -265,11 +265,15 @@ def test_the_notice_of_a_node_that_was_given_up_for_gone_holds_when_lists_show_i
     assert [(n.id, n.seen_at) for n in memory.nodes["new"].notices] == ([("n1", 0.0)] if missed else [])
 
 
-def test_a_notice_that_is_quicker_than_the_list_is_kept_for_its_node() -> None:
-    memory = reduce(Memory(), NoticeSeen(at=1.0, notice=said(node="new")))
+@pytest.mark.parametrize("ours", [REPORTED, Confidence.CONFIRMED])
+def test_a_notice_that_is_quicker_than_the_list_is_kept_for_its_node(ours: Confidence) -> None:
+    """Neither forged reports push out the cloud's word, nor what it says of others' nodes a report."""
+    strangers = Confidence.CONFIRMED if ours is REPORTED else REPORTED
+    memory = Memory()
     for i in range(1000):
-        forged = said(node=f"x{i}", confidence=REPORTED, source="agent")
-        memory = reduce(memory, NoticeSeen(at=2.0, notice=forged))
+        if i == 500:
+            memory = reduce(memory, NoticeSeen(at=1.0, notice=said(node="new", confidence=ours)))
+        memory = reduce(memory, NoticeSeen(at=1.0, notice=said(node=f"x{i}", confidence=strangers)))
     memory = reduce(memory, first_seen(place("a"), at=3.0))
     assert [n.id for n in memory.nodes["new"].notices] == ["n1"]
     assert "new" not in memory.early_notices

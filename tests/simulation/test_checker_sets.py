@@ -6,9 +6,8 @@ import pytest
 from watched import Watched, watch
 
 from cloud.sim.notices import NoticeBoard
-from policies.model import (
-    NoticeKind,
-)
+from policies.events import DaemonStarted, DrainEnded
+from policies.model import NoticeKind
 
 
 @pytest.mark.parametrize("remembered", [True, False])
@@ -23,6 +22,24 @@ def test_one_that_somebody_put_back_may_stay_where_no_daemon_remembers_it(rememb
         await watched.write(watched.machines)
 
     assert ("no-way-back" in watch(script).broken) is remembered
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_one_that_was_put_back_to_work_stays_though_no_journal_could_be_written(ended: bool) -> None:
+    """The set said so, and the next daemon may only know that it drained."""
+
+    async def script(watched: Watched) -> None:
+        third = watched.machines[2]
+        await watched.let_go(third)
+        if ended:
+            back = DrainEnded(at=watched.clock.now(), node=third.id, reason="its notice is taken back")
+            watched.checker.hear([back], written=False)
+        await watched.write(watched.machines)
+        watched.checker.hear([DaemonStarted(at=watched.clock.now(), epoch=2)], written=True)
+        await watched.clock.sleep(60.0)
+        await watched.write(watched.machines)
+
+    assert ("no-way-back" in watch(script).broken) is not ended
 
 
 @pytest.mark.parametrize(("ago", "harm"), [(5.0, False), (60.0, True)])
