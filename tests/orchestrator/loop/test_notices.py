@@ -32,13 +32,20 @@ def notice(node: str) -> Notice:
 
 
 class Feed:
-    """A source that tells one notice each time it is heard, and then fails or ends."""
+    """A source that tells one notice each time it is heard, and then fails or ends. An acknowledgement
+    `takes` so many seconds."""
 
     name = "feed"
 
-    def __init__(self, *nodes: str, fails: bool = False, takes_none: frozenset[str] = frozenset()) -> None:
-        self.left, self.fails, self.takes_none = list(nodes), fails, takes_none
-        self.heard, self.acknowledged = 0, list[str]()
+    def __init__(
+        self,
+        *nodes: str,
+        fails: bool = False,
+        takes_none: frozenset[str] = frozenset(),
+        takes: float = 0.0,
+    ) -> None:
+        self.left, self.fails, self.takes_none, self.takes = list(nodes), fails, takes_none, takes
+        self.heard, self.asked, self.acknowledged = 0, 0, list[str]()
 
     async def stream(self) -> AsyncIterator[Notice]:
         self.heard += 1
@@ -48,6 +55,8 @@ class Feed:
             raise CloudError("the connection was closed")
 
     async def acknowledge(self, said: Notice) -> None:
+        self.asked += 1
+        await asyncio.sleep(self.takes)
         if said.node in self.takes_none:
             raise CloudError("expired")
         self.acknowledged.append(said.node)
@@ -97,3 +106,27 @@ def test_each_notice_is_acknowledged_once_it_is_on_disk_and_not_before(play: Pla
         assert feed.acknowledged == ["b", "c"]
 
     hearing(play, feed, work)
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+def test_a_source_that_is_heard_no_more_is_not_told_to_forget_anything(
+    play: Play, *, under_way: bool
+) -> None:
+    """What the loop took and did not write before it ended is lost, whatever its successor writes."""
+    feed = Feed("a", takes=5.0)
+
+    async def work(clock: Any) -> None:
+        inbox = Inbox()
+        task = asyncio.create_task(hear(feed, inbox, clock))  # type: ignore[arg-type]
+        await clock.sleep(0.5)
+        if under_way:
+            inbox.mark_written(1)
+            await clock.sleep(1.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        inbox.mark_written(1)
+        await clock.sleep(10.0)
+        assert feed.asked == under_way
+        assert feed.acknowledged == []
+
+    play(work)
