@@ -26,12 +26,13 @@ from swarm_faults import FAULTS, Kind, price_walk
 from swarm_host import slow_disk
 
 from cloud.sim.balancer import Traffic
+from cloud.sim.counting import units
 from cloud.sim.faults import Fault, Rates
 from cloud.sim.notices import METADATA, QUEUE
 from cloud.sim.numbers import Numbers
 from cloud.sim.world import Pace, Sale
 from orchestrator.simulation.recorded_store import RecordedStore
-from orchestrator.simulation.simulate import Outcome, Simulation
+from orchestrator.simulation.simulate import NotSettled, Outcome, Simulation
 from orchestrator.wiring.ports import Ports
 from policies.events import Resumed
 from policies.model import Market, Pool
@@ -235,7 +236,11 @@ class Swarm:
         await sim.clock.sleep(CALM * sim.pool.patience.vanish_grace)
         sim.checker.faults_on = False
         # What the adaptive mix aims at is its own affair: it has come to it when it rests.
-        await sim.settle(within=settles_within(sim), steady=60.0 if "mix" in self.pool else 5.0)
+        try:
+            await sim.settle(within=settles_within(sim), steady=60.0 if "mix" in self.pool else 5.0)
+        except NotSettled:
+            if not waits_for_a_person(sim):
+                raise
 
     async def _strike(self, sim: Simulation, kind: Kind, end: float) -> None:
         """One kind of fault, now and then until the end."""
@@ -264,6 +269,24 @@ def settles_within(sim: Simulation) -> float:
     wave = rules.hold + rules.stable + boots + pool.drain.budget + pool.drain.settle + 4 * look
     waves = math.ceil(numbers.spot / rules.at_once) + bool(numbers.hot) + bool(numbers.stopped) + 1
     return first + waves * wave * (2 if pool.adaptive is not None else 1)
+
+
+def waits_for_a_person(sim: Simulation) -> bool:
+    """Whether what lives leaves no room below the spend cap for a node of any market that lacks some.
+
+    Silent nodes are ended, and noticed ones leave, only once others are ready (`policies.health`).
+    """
+    cap = sim.pool.limits.spend_per_hour
+    if cap is None:
+        return False
+    now, numbers, prices = sim.clock.now(), Numbers.of(sim.pool), sim.world.prices
+    room = cap - sum(prices[machine.placement] for machine in sim.live())
+    short = [
+        market
+        for market, wanted in ((Market.ON_DEMAND, numbers.floor), (Market.SPOT, numbers.spot))
+        if units(sim.pool, (m for m in sim.live(market) if m.able(now) and m.told_at is None)) < wanted
+    ]
+    return bool(short) and all(price > room for place, price in prices.items() if place.market in short)
 
 
 REGRESSIONS: tuple[int, ...] = (

@@ -10,12 +10,16 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from swarm import REGRESSION_HOURS, REGRESSIONS, Swarm, drawn, play
+from scenarios import place
+from swarm import REGRESSION_HOURS, REGRESSIONS, Swarm, drawn, play, waits_for_a_person
 from swarm_faults import FAULTS
 
 from cloud.sim.notices import METADATA, QUEUE
+from policies.model import Limits, Market, Pool
 
 HOURS = 0.25
 FRESH = range(2000, 2008)
@@ -155,3 +159,38 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+@pytest.mark.parametrize(
+    ("cap", "lost", "waits"),
+    [
+        (11.0, ("on-demand",), True),  # 9.00 live, and one on demand costs 3.00
+        (12.0, ("on-demand",), False),
+        (10.0, ("spot",), False),  # one on spot costs 1.00
+        (9.9, ("spot",), True),
+        (9.9, (), False),  # nothing is missing: it should have come to rest
+        (11.0, ("on-demand", "spot"), False),
+        (None, ("on-demand",), False),
+    ],
+)
+def test_a_pool_waits_for_a_person_only_where_its_cap_has_no_room(
+    cap: float | None, lost: tuple[str, ...], waits: bool
+) -> None:
+    pool = Pool(name="p", replicas=5, spot_share=0.6, limits=Limits(spend_per_hour=cap))
+    places = {market: place(market, "a") for market in Market}
+    price = {places[Market.SPOT]: 1.0, places[Market.ON_DEMAND]: 3.0}
+
+    def machine(market: Market, number: int) -> SimpleNamespace:
+        told = 1.0 if market in lost and not number else None
+        return SimpleNamespace(placement=places[market], told_at=told, able=lambda _now: True)
+
+    held = {
+        m: [machine(m, n) for n in range(count)] for m, count in ((Market.SPOT, 3), (Market.ON_DEMAND, 2))
+    }
+    sim = SimpleNamespace(
+        pool=pool,
+        clock=SimpleNamespace(now=lambda: 0.0),
+        world=SimpleNamespace(prices=price),
+        live=lambda market=None: [m for name in held for m in held[name] if market in (None, name)],
+    )
+    assert waits_for_a_person(cast(Any, sim)) is waits
