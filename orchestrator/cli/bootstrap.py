@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from cloud.aws.bootstrap.run import Bootstrap
 from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
 from cloud.aws.load_balancer import name_of
-from cloud.aws.user_data import NodeSetup, user_data
+from cloud.cloud_init.user_data import NodeSetup, user_data
 from cloud.ports import Clock
 from orchestrator.config.checks.aws_disk import on_local_disk
 from orchestrator.config.checks.engine import gpus_of, stored_weights

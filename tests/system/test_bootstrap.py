@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from node_bench import SECRET, Machine, make_certificate, running_imds
 
-from cloud.aws.user_data import unpacked
+from cloud.cloud_init.user_data import unpacked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

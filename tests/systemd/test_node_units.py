@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from machine import Machine, NoMachine, booted
 
-from cloud.aws.user_data import NodeSetup, written
+from cloud.cloud_init.user_data import NodeSetup, written
 from cloud.ports import EngineCommand
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

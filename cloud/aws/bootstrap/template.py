@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from cloud.aws.bootstrap.wanted import Difference, Wanted, canonical
 from cloud.aws.disks import mappings
-from cloud.aws.user_data import unpacked
+from cloud.cloud_init.user_data import unpacked
 
 Data = Mapping[str, Any]
 

@@ -26,8 +26,8 @@ from node_bench import SECRET, make_certificate
 import cloud.node_start
 from cloud.agent_keys import CHALLENGE_SECONDS, MOST_AT_ONCE, NodeKeys, agent_program
 from cloud.aws.identity import CallerIdentity
-from cloud.aws.user_data import NodeSetup, unpacked, user_data
 from cloud.clock import SystemClock
+from cloud.cloud_init.user_data import NodeSetup, unpacked, user_data
 from cloud.engines.simulated import SimulatedEngine
 from cloud.errors import CloudError
 from cloud.node_agent import node_key

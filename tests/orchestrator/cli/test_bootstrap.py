@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloud.aws.user_data import NodeSetup
 from cloud.clock import SystemClock
+from cloud.cloud_init.user_data import NodeSetup
 from orchestrator.cli.bootstrap import node_setup, opened_ports, too_large
 from tests.orchestrator.config.test_aws import built
 

@@ -13,7 +13,7 @@ from cloud.aws.bootstrap.run import Bootstrap
 from cloud.aws.bootstrap.wanted import Verb, Wanted
 from cloud.aws.disks import Disk
 from cloud.aws.places import POOL_TAG
-from cloud.aws.user_data import NodeSetup, unpacked, user_data
+from cloud.cloud_init.user_data import NodeSetup, unpacked, user_data
 from cloud.errors import CloudError
 from cloud.ports import EngineCommand
 

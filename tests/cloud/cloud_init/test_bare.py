@@ -8,7 +8,7 @@ import pytest
 from node_bench import REPOSITORY, pythons
 
 import cloud
-from cloud.aws.bare import bare
+from cloud.cloud_init.bare import bare
 
 PROGRAMS = sorted(Path(cloud.__file__).parent.glob("node_*.py"))
 OTHERS = sorted(Path(cloud.__file__).parent.rglob("*.py"))
@@ -93,7 +93,7 @@ class B:
 
 @pytest.mark.slow
 def test_every_python_makes_the_same():
-    script = "import sys; from cloud.aws.bare import bare; sys.stdout.write(bare(sys.stdin.read()))"
+    script = "import sys; from cloud.cloud_init.bare import bare; sys.stdout.write(bare(sys.stdin.read()))"
     for python in pythons():
         for path in PROGRAMS:
             made = subprocess.run(

@@ -19,10 +19,10 @@ from node_bench import make_certificate
 
 import cloud
 from cloud.agent_keys import CARRIED as IN_PROGRAM
-from cloud.aws.bare import bare
-from cloud.aws.short_names import shortened
-from cloud.aws.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
 from cloud.clock import SystemClock
+from cloud.cloud_init.bare import bare
+from cloud.cloud_init.short_names import shortened
+from cloud.cloud_init.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
 from cloud.engines.vllm import VllmEngine
 from cloud.ports import Container, EngineCommand, EngineSpec
 

@@ -12,8 +12,8 @@ import pytest
 from node_bench import REPOSITORY, pythons
 
 import cloud
-from cloud.aws.bare import bare
-from cloud.aws.short_names import shortened
+from cloud.cloud_init.bare import bare
+from cloud.cloud_init.short_names import shortened
 
 PROGRAMS = {
     path.name: bare(path.read_text()) for path in sorted(Path(cloud.__file__).parent.glob("node_*.py"))
@@ -134,7 +134,7 @@ def test_formatted_texts_that_are_hard_to_read_keep_their_names():
 @pytest.mark.slow
 def test_every_python_makes_the_same():
     script = (
-        "import json, sys; from cloud.aws.short_names import shortened; "
+        "import json, sys; from cloud.cloud_init.short_names import shortened; "
         "json.dump(shortened(json.load(sys.stdin)), sys.stdout)"
     )
     for python in pythons():

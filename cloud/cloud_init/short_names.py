@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from string import ascii_letters
 from typing import Final
 
-from cloud.aws.bare import FORMATTED, tokens
+from cloud.cloud_init.bare import FORMATTED, tokens
 
 _FIELD: Final = re.compile(r"(?<!\{)\{(?!\{)([^{}'\"]*)\}(?!\})")  # one that is easily read
 _IN_FIELD: Final = re.compile(r"(?<![\w.])[A-Za-z_]\w+")

@@ -25,8 +25,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from cloud.aws.bare import bare
-from cloud.aws.short_names import shortened
+from cloud.cloud_init.bare import bare
+from cloud.cloud_init.short_names import shortened
 from cloud.ports import EngineCommand
 
 LIMIT: Final = 16384
