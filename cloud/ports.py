@@ -111,6 +111,20 @@ def console_end(text: str) -> str:
     return last_lines(text, lines=400, most=CONSOLE_MOST)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderTraits:
+    """What a provider of machines can do, whatever adapter asks it. `validate` refuses what it cannot."""
+
+    stops: bool
+    """A machine can be stopped, and started again sooner than launched: a stopped standby can be had."""
+    notice: float
+    """Seconds from a preemption notice to the end of the machine that may be counted on; 0: none comes."""
+    lists_at_once: bool
+    """One call lists all machines of a region; else each list costs a call for every machine."""
+    fills_gpus: bool = False
+    """Its machines put the number of their GPUs in the place of ``{gpus}`` in the engine's command."""
+
+
 class Instances(Protocol):
     """Machines of one provider.
 

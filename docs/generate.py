@@ -3,7 +3,8 @@
 config.md comes from the models of the configuration, cli.md and the man page from the command line's help,
 metrics.md from the registries of daemon and gateway, alerts.md from the rules that are shipped, capacity.md
 from the policies' placement, gateway-faults.md from the mode table of the gateway's tests, fit.md from the
-published facts of the fit check's tests, log-events.md from the calls that log. A test asserts that all are
+published facts of the fit check's tests, log-events.md from the calls that log, proof.md from the tables of
+clouds, balancers and engines. A test asserts that all are
 current.
 """
 
@@ -29,6 +30,7 @@ import capacity_table
 import fault_table
 import fit_table
 import log_event_table
+import proof_table
 import replayed_table
 import xid_table
 
@@ -345,6 +347,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "engines-replayed.md": replayed_table.page(),
         REFERENCE / "fit.md": fit_table.page(),
         REFERENCE / "log-events.md": log_event_table.page(),
+        REFERENCE / "proof.md": proof_table.page(),
         REFERENCE / "xid.md": xid_table.page(),
         REFERENCE.parent / "explanation" / "capacity.md": capacity_table.page(),
     }

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from cloud.ports import EngineCapabilities, Task
+from cloud.proof import Proof, Proved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,3 +68,10 @@ class Dialect:
     unload: str = ""  # path that unloads one
     own_name: Callable[[str], str] | None = None  # what it calls a model, where it takes no other name
     sources: tuple[Source, ...]
+
+    @property
+    def proved(self) -> Proved:
+        """How well the row is proved: it was seen on the running engine, or read."""
+        read = self.sources[0]
+        proof = Proof.PROGRAM if self.capabilities.ran else Proof.SOURCE
+        return Proved(proof=proof, by=f"{self.title} {read.version}")

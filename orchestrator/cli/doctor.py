@@ -201,7 +201,7 @@ def _on_aws(file: Path | None) -> list[Config]:
         raise CommandError("--fix needs --config FILE, to know what to fix", shared.USAGE)
     config = shared.read_config(file)
     pools = [config.only(name) for name in config.pools]
-    found = [one for one in pools if one.pool.cloud.kind == "aws" and one.pool.cloud.aws.target_group]
+    found = [one for one in pools if one.pool.cloud.target_group]
     if not found:
         raise CommandError(f"{file}: no pool uses a target group, and --fix changes nothing else")
     return found

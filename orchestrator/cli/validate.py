@@ -267,7 +267,7 @@ def _budget(config: Config) -> str:
 
 
 def _balancer(settings: PoolConfig) -> str:
-    return f"the load balancer of target group {settings.cloud.aws.target_group}"
+    return f"the load balancer of target group {settings.cloud.target_group}"
 
 
 def _routed(config: Config) -> tuple[list[RouteMeaningView], list[ProviderMeaningView]]:

@@ -78,8 +78,8 @@ class _Pool:
 
     @property
     def regions(self) -> Set[str]:
-        """Regions of AWS that it may run in."""
-        return frozenset(self.settings.cloud.aws.regions)
+        """Regions that it may run in, as its file names them."""
+        return frozenset(self.settings.cloud.table.prices())
 
 
 def plan(

@@ -18,7 +18,7 @@ from policies.model_fit import check, over_all
 
 def present(pool: PoolConfig, past: Past) -> str:
     """The instance type that runs most, else the first one of the file; empty where none is known."""
-    return next(iter((*past.kinds, *pool.cloud.aws.instance_types, *pool.units)), "")
+    return next(iter((*past.kinds, *pool.cloud.table.kinds(), *pool.units)), "")
 
 
 def alternatives(pool: PoolConfig, past: Past, prices: Mapping[str, float]) -> list[Alternative]:
@@ -29,7 +29,7 @@ def alternatives(pool: PoolConfig, past: Past, prices: Mapping[str, float]) -> l
         return []
     known = {**past.on_demand_kinds, **_stated(pool), **prices}
     found = [Alternative(name=here, share=1.0, gpus=_gpus(here), price=known.get(here), stated=True)]
-    own = dict.fromkeys((*pool.cloud.aws.instance_types, *pool.units, *past.kinds))
+    own = dict.fromkeys((*pool.cloud.table.kinds(), *pool.units, *past.kinds))
     for kind in own:
         if kind != here and (kind in pool.units or here in pool.units):
             share = pool.units.get(kind, 1) / pool.units.get(here, 1)
@@ -64,8 +64,8 @@ def _by_bandwidth(pool: PoolConfig, here: GpuType, own: tuple[str, ...]) -> Iter
 def _stated(pool: PoolConfig) -> dict[str, float]:
     """The lowest on-demand price that the file states for each type."""
     found: dict[str, float] = {}
-    for region in pool.cloud.aws.regions.values():
-        for kind, price in region.on_demand_prices.items():
+    for prices in pool.cloud.table.prices().values():
+        for kind, price in prices.items():
             found[kind] = min(price, found.get(kind, price))
     return found
 

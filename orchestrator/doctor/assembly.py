@@ -10,6 +10,7 @@ from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.api.client import ClientError, ControlClient, find_socket
 from orchestrator.config.load import Config, ConfigError, load_config
+from orchestrator.doctor.clouds import LOOKS, groups_elsewhere
 from orchestrator.doctor.findings import GROUPS, Check, Finding, Findings, Result, fail, ok, skipped, warn
 from orchestrator.doctor.on_machine import MachineDoctor, host_checks
 from orchestrator.doctor.on_pool import PoolDoctor
@@ -18,7 +19,6 @@ from orchestrator.doctor.runner import Progress, run
 
 _THREADS = 8
 _ANSWER = 5.0  # s for an answer of the daemon
-_ON_AWS = ("aws", "money", "notices", "launch", "balancer")
 _NEEDS_CONFIG = ("state", "daemon", "pool", "aws")
 
 
@@ -56,13 +56,13 @@ def _of_pool(
 ) -> tuple[list[Check], list[Callable[[], Awaitable[None]]]]:
     """The checks of the only pool of a configuration, and what is to be closed after them."""
     checks = PoolDoctor(config, clock, threads).checks()
-    if config.pool.cloud.kind == "aws":
-        from orchestrator.doctor.on_aws import AwsDoctor
-
-        aws = AwsDoctor(config, file, clock)
-        return [*checks, *aws.checks()], [aws.close]
-    why = f"the pool runs on {config.pool.cloud.kind}"
-    return [*checks, *(_skipped(group, why) for group in _ON_AWS if group == "aws" or group in only)], []
+    kind = config.pool.cloud.kind
+    checks += [_skipped(group, f"the pool runs on {kind}") for group in groups_elsewhere(kind, only)]
+    looks = LOOKS[kind]
+    if looks is None:
+        return checks, []
+    cloud = looks.doctor(config, file, clock)
+    return [*checks, *cloud.checks()], [cloud.close]
 
 
 def _named(check: Check, pool: str) -> Check:

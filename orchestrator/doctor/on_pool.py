@@ -35,7 +35,7 @@ class PoolDoctor:
         self._pool = config.wanted
         aws = self._settings.cloud.aws if self._settings.cloud.kind == "aws" else None
         self._aws = aws
-        self._gateway = None if aws is not None and aws.target_group else self._settings.gateway
+        self._gateway = None if self._settings.cloud.target_group else self._settings.gateway
 
     def checks(self) -> list[Check]:
         """Every check."""
@@ -44,6 +44,7 @@ class PoolDoctor:
             ("pool", "drain", lambda: pool.drain(self._pool.drain, self._notices())),
             ("pool", "capacity", lambda: pool.capacity(self._pool, self._zones())),
             ("pool", "engine", self._engine),
+            ("pool", "proof", self._proof),
             ("pool", "break-even", self._break_even),
         ]
         found = [Check(group=g, name=name, look=_in(self._threads, look)) for g, name, look in looks]
@@ -91,12 +92,15 @@ class PoolDoctor:
         return found
 
     def _zones(self) -> int:
-        return (
-            sum(len(region.subnets) for region in self._aws.regions.values()) if self._aws is not None else 0
-        )
+        return self._settings.cloud.table.zones()
 
     def _engine(self) -> Findings:
-        return pool.engine(self._settings.engine, self._settings.cloud.kind == "local")
+        return pool.engine(self._settings.engine, self._settings.cloud.here)
+
+    def _proof(self) -> Findings:
+        """How what the pool uses is proved."""
+        balancer = "target-group" if self._gateway is None else "gateway"
+        return pool.proof(self._settings.cloud.row, [balancer], self._settings.engine.kind)
 
     def _break_even(self) -> Findings:
         """What the last week cost against the API, by what gateways and daemon counted."""

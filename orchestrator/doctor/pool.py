@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from cloud.balancers.proof import BALANCERS
 from cloud.engines.dialect import DIALECTS, PROGRAMS, Kind
+from cloud.kinds import CloudKind
 from cloud.node_container import find, there
 from cloud.node_metadata import Refused
+from cloud.proof import MEANING, Proof, Proved
 from orchestrator.config.tables.engine import EngineConfig
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from orchestrator.units import format_duration
@@ -56,16 +59,28 @@ def capacity(pool: Pool, zones: int) -> Findings:
 
 
 def engine(engine: EngineConfig, local: bool) -> Findings:
-    """Whether the engine is one that was tried, and can be started here, where nodes are processes of this
-    machine."""
-    kind, row = engine.kind, DIALECTS[engine.kind]
-    started = (
-        _contained(engine, local) if engine.run == "container" else _started(kind, engine.executable, local)
-    )
-    if row.capabilities.ran:
-        return started
+    """Whether the engine can be started here, where nodes are processes of this machine."""
+    if engine.run == "container":
+        return _contained(engine, local)
+    return _started(engine.kind, engine.executable, local)
+
+
+def proof(cloud: CloudKind, balancers: Sequence[str], kind: Kind) -> Findings:
+    """How well what a pool uses is proved: its cloud, its balancers, its engine."""
+    used = {cloud.title: cloud.proved, **{name: BALANCERS[name] for name in balancers}}
+    engine = DIALECTS[kind]
+    watch = "watch its first days closely, and report what differs"
     asks = f"ask one: orchestrator doctor --engine URL --kind {kind}"
-    return [*started, warn(f"{row.title} was not run against the real one", asks)]
+    return [
+        *(_proved(one, name, watch) for name, one in used.items()),
+        _proved(engine.proved, engine.title, asks),
+    ]
+
+
+def _proved(one: Proved, subject: str, advice: str) -> Finding:
+    if one.proof is Proof.SOURCE:
+        return warn(f"was not run against the real one ({one.by}): {MEANING[one.proof]}", advice, subject)
+    return ok(f"{one.proof}: {one.by}", subject)
 
 
 def _contained(engine: EngineConfig, local: bool) -> Findings:

@@ -10,6 +10,7 @@ from cloud.errors import CloudError
 from cloud.ports import Clock
 from orchestrator.config.load import Config
 from orchestrator.doctor.trial import Passed, Said, Trial
+from orchestrator.wiring.clouds import WIRING
 from orchestrator.wiring.ports import Ports, connect, engine_with_key
 from policies.limits import Budget
 from policies.model import Instance, InstanceState, Market, Offering, Pool
@@ -78,27 +79,12 @@ async def try_one(config: Config, clock: Clock, offered: Offer, said: Said) -> S
             token=f"try-node/{secrets.token_hex(8)}",
             within=config.wanted.health.boot_timeout,
             said=said,
-            by_hand=by_hand if config.pool.cloud.kind == "aws" else _ask_the_cloud,
+            by_hand=WIRING[config.pool.cloud.kind].by_hand,
         )
         return await trial.run()
     finally:
         await engine.close()
         await ports.close()
-
-
-def by_hand(region: str, node: str, token: str) -> str:
-    """The commands that end a machine on AWS: by its id, or by its token when the id is not known."""
-    end = f"aws ec2 terminate-instances --region {region} --instance-ids"
-    if node:
-        return f"{end} {node}"
-    return (
-        f"{end} $(aws ec2 describe-instances --region {region} --filters "
-        f"Name=client-token,Values={token} --query 'Reservations[].Instances[].InstanceId' --output text)"
-    )
-
-
-def _ask_the_cloud(_region: str, node: str, token: str) -> str:
-    return f"end {node or token} in the local cloud, or stop the local cloud"
 
 
 async def _sold(ports: Ports) -> Sequence[Offering]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from cloud.aws.clients import AwsClients
+from cloud.aws.identity import CallerIdentity
 from cloud.aws.instances import AwsInstances
 from cloud.aws.load_balancer import AlbTargetGroup, Key
 from cloud.aws.notice_calls import NoticeCalls
@@ -14,10 +14,11 @@ from cloud.aws.notice_queue import QueueNotices
 from cloud.aws.offerings import AwsOfferings
 from cloud.aws.places import AwsRegion
 from cloud.aws.spot_requests import SpotRequestNotices
-from cloud.ports import Clock, LoadBalancer, Notices
+from cloud.ports import Clock, LoadBalancer, Notices, Offerings
 from orchestrator.config.load import Config
 from orchestrator.config.tables.aws import AwsTable
 from orchestrator.metrics.calls import aws_call_ended
+from orchestrator.wiring.clouds import CloudPorts
 
 _CONNECT = 2.0  # s
 
@@ -28,18 +29,7 @@ _SHARE = 0.8
 """Share of the time of a whole look that one type of the price list gets."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwsPorts:
-    """What a pool on EC2 talks to. `balancers` is empty when the gateway gets the requests."""
-
-    instances: AwsInstances
-    offerings: AwsOfferings
-    notices: tuple[Notices, ...]
-    balancers: tuple[LoadBalancer, ...]
-    calls: tuple[NoticeCalls, ...]
-
-
-def connect_aws(config: Config, clock: Clock, owned: Callable[[str], bool]) -> AwsPorts:
+def connect_aws(config: Config, clock: Clock, owned: Callable[[str], bool]) -> CloudPorts:
     """The adapters of the configured pool. Makes no call yet.
 
     `owned` says False of a machine that is certainly not the pool's.
@@ -48,13 +38,26 @@ def connect_aws(config: Config, clock: Clock, owned: Callable[[str], bool]) -> A
     regions = clients_of(config)
     instances = AwsInstances(regions, clock=clock, patience=_TURN * config.daemon.call_timeout)
     calls = [NoticeCalls(clients) for clients, _ in regions]
-    return AwsPorts(
+    return CloudPorts(
         instances=instances,
         offerings=AwsOfferings(regions, clock=clock, patience=_SHARE * config.daemon.call_timeout),
         notices=tuple(_notices(table, name, [place for _, place in regions], calls, clock, owned)),
         balancers=_balancers(table, name, instances, regions[0][0]),
-        calls=tuple(calls),
+        others=tuple(calls),
     )
+
+
+def prices_of_aws(config: Config, clock: Clock, patience: float) -> Offerings:
+    """What EC2 sells in the configured places, with so many seconds for one type of the price list."""
+    return AwsOfferings(clients_of(config), clock=clock, patience=patience)
+
+
+def identify_on_aws(config: Config) -> CallerIdentity | None:
+    """Who judges the signatures of nodes; None for a pool whose nodes have no role."""
+    aws = config.pool.cloud.aws
+    if not aws.node_role:
+        return None
+    return CallerIdentity(role=aws.node_role, regions=aws.regions, endpoint=aws.endpoint)
 
 
 def clients_of(config: Config) -> list[tuple[AwsClients, AwsRegion]]:

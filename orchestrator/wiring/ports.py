@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
@@ -22,10 +22,7 @@ from cloud.engines.tgi import TgiEngine
 from cloud.engines.trtllm import TrtllmEngine
 from cloud.engines.vllm import VllmEngine
 from cloud.errors import CloudError
-from cloud.local.connection import LocalCloud
-from cloud.local.instances import LocalInstances
-from cloud.local.notices import LocalEventFeed, LocalMetadata
-from cloud.local.offerings import LocalOfferings
+from cloud.local.notices import LocalMetadata
 from cloud.logger import structlog
 from cloud.ports import (
     Clock,
@@ -43,6 +40,7 @@ from cloud.ports import (
 from orchestrator.config.checks.balancer import keep_alive
 from orchestrator.config.load import Config
 from orchestrator.config.tables.pool import PoolConfig
+from orchestrator.wiring.clouds import WIRING, Closable
 from policies.model import Instance
 
 log = structlog.get_logger("wiring")
@@ -81,14 +79,6 @@ class Owned:
     def __call__(self, node: str) -> bool:
         """Whether the machine may be the pool's."""
         return self.judge(node)
-
-
-class Closable(Protocol):
-    """Something that holds connections."""
-
-    async def close(self) -> None:
-        """Release them."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,68 +182,36 @@ def connect(config: Config, clock: Clock) -> Ports:
     Raises OSError for a file with a key or secret that cannot be read, ValueError for a secret that is none.
     """
     pool, engine = config.pool, engine_with_key(config, clock)
-    command = engine_command(engine, pool)
     owned = Owned()
-    agents = _agents(pool, clock, owned)
-    if pool.cloud.kind == "aws":
-        return _on_aws(config, clock, engine, command, agents, owned)
-    cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
-    instances = LocalInstances(cloud)
-    metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
+    agents = _agents(config, clock, owned)
+    cloud = WIRING[pool.cloud.kind].connect(config, clock, owned)
     gateway = _gateway(config, clock)
     return Ports(
-        instances=instances,
-        offerings=LocalOfferings(cloud),
-        notices=(LocalEventFeed(cloud, clock, pool=config.pool_name), metadata, *_heard(agents)),
-        balancers=(gateway,),
+        instances=cloud.instances,
+        offerings=cloud.offerings,
+        notices=(*cloud.notices, *_heard(agents)),
+        balancers=cloud.balancers or (gateway,),
         engine=engine,
-        command=command,
-        metadata=metadata,
+        command=engine_command(engine, pool),
+        metadata=cloud.metadata,
         agents=agents,
         exporter=_exporter(pool, clock),
-        starts=instances,
+        starts=cloud.starts or agents,
         owned=owned,
+        others=cloud.others,
         leave=gateway.leave,
     )
 
 
-def _on_aws(
-    config: Config,
-    clock: Clock,
-    engine: Engine,
-    command: EngineCommand,
-    agents: AgentReceiver | None,
-    owned: Owned,
-) -> Ports:
-    from orchestrator.wiring.aws import connect_aws
-
-    aws, gateway = connect_aws(config, clock, owned), _gateway(config, clock)
-    return Ports(
-        instances=aws.instances,
-        offerings=aws.offerings,
-        notices=(*aws.notices, *_heard(agents)),
-        balancers=aws.balancers or (gateway,),
-        engine=engine,
-        command=command,
-        agents=agents,
-        exporter=_exporter(config.pool, clock),
-        starts=agents,
-        owned=owned,
-        others=aws.calls,
-        leave=gateway.leave,
-    )
-
-
-def _agents(pool: PoolConfig, clock: Clock, owned: Owned) -> AgentReceiver | None:
+def _agents(config: Config, clock: Clock, owned: Owned) -> AgentReceiver | None:
     """What takes the reports of nodes; None while its listener is off."""
-    if pool.agents.listen is None:
+    table = config.pool.agents
+    if table.listen is None:
         return None
-    secret, aws = pool.agents.secret(), pool.cloud.aws
+    secret = table.secret()
     agents = AgentReceiver(clock, secret=secret, owned=owned)
-    if pool.cloud.kind == "aws" and aws.node_role:
-        from cloud.aws.identity import CallerIdentity
-
-        identify = CallerIdentity(role=aws.node_role, regions=aws.regions, endpoint=aws.endpoint)
+    identify = WIRING[config.pool.cloud.kind].identify(config)
+    if identify is not None:
         agents.keys = NodeKeys(clock, secret=secret, identify=identify, owned=owned)
     return agents
 

@@ -1,15 +1,14 @@
-"""What AWS lists for a pool on EC2 now, without a daemon: for `validate --prices` and the doctor."""
+"""What a pool's provider lists now, without a daemon: for `validate --prices` and the doctor."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
 
-from cloud.aws.offerings import AwsOfferings
-from cloud.errors import CloudError
-from cloud.ports import Clock, Sold
+from cloud.errors import CloudError, Misconfigured
+from cloud.ports import Clock, Offerings, Sold
 from orchestrator.config.load import Config
-from orchestrator.wiring.aws import clients_of
+from orchestrator.wiring.clouds import WIRING
 from policies.model import Market, Offering
 
 _PATIENCE = 20.0  # s for one type of the price list: a person waits, not a turn of the loop
@@ -27,8 +26,12 @@ class Listed:
 
 
 async def listed(config: Config, clock: Clock) -> Listed:
-    """Ask for the prices of every region, type and market that the pool may use. Raises nothing of AWS."""
-    adapter = AwsOfferings(clients_of(config), clock=clock, patience=_PATIENCE)
+    """Ask for the prices of every region, type and market that the pool may use. Raises CloudError where
+    nobody bills for the pool's machines."""
+    prices = WIRING[config.pool.cloud.kind].prices
+    if prices is None:
+        raise Misconfigured(f"{config.pool.cloud.row.title} has no price list")
+    adapter = prices(config, clock, _PATIENCE)
     try:
         parts = list(adapter.parts())
         answers = await asyncio.gather(*(_look(adapter, part) for part in parts))
@@ -49,7 +52,7 @@ async def listed(config: Config, clock: Clock) -> Listed:
     )
 
 
-async def _look(adapter: AwsOfferings, part: str) -> Sold:
+async def _look(adapter: Offerings, part: str) -> Sold:
     try:
         return await adapter.list(part)
     except CloudError as error:

@@ -38,7 +38,7 @@ def adapter_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
         )
     if len(pool.adapters) > MOST_ADAPTERS:
         yield (*at, "adapters"), f"are {len(pool.adapters)}; a pool has {MOST_ADAPTERS} at most"
-    if pool.cloud.kind == "aws" and pool.cloud.aws.target_group:
+    if pool.cloud.target_group:
         yield (
             (*at, "adapters"),
             "are routed by the gateway, and a target group sends requests past it; leave target_group out",

@@ -13,6 +13,7 @@ from cloud.engines.flags import GPUS, has_flag
 from orchestrator.config.checks.aws_disk import WEIGHTS, disk_errors, disk_warnings
 from orchestrator.config.checks.engine import gpus_of, verdicts
 from orchestrator.config.tables.aws import ROLE, AwsRegionTable, AwsTable
+from orchestrator.config.tables.file import ConfigFile
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import format_duration, shown
 from policies.model import Market
@@ -147,6 +148,33 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
                 "is not set, so only the status of spot requests shows interruptions; "
                 "make a queue with `orchestrator aws bootstrap` and write its URL",
             )
+
+
+def shared_on_aws(parsed: ConfigFile) -> Iterator[Found]:
+    """Target groups and queues that two pools name: each would undo what the other did, or hear its
+    notices."""
+    groups: dict[str, str] = {}
+    queues: dict[str, str] = {}
+    for name, pool in parsed.pool.items():
+        if pool.cloud.kind != "aws":
+            continue
+        at, aws = ("pool", name, "cloud", "aws"), pool.cloud.aws
+        first = groups.setdefault(aws.target_group, name) if aws.target_group else name
+        if first != name:
+            yield (
+                (*at, "target_group"),
+                f"is that of pool {first} too, and each pool would take the other's nodes out of it; write "
+                "one of its own",
+            )
+        for region, settings in aws.regions.items():
+            queue = settings.notice_queue
+            first = queues.setdefault(queue, name) if queue else name
+            if first != name:
+                yield (
+                    (*at, "regions", region, "notice_queue"),
+                    f"is that of pool {first} too, and a message is heard by one reader: notices would be "
+                    "lost; write a queue of its own",
+                )
 
 
 def _idle_gpus(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:

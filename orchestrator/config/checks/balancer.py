@@ -67,7 +67,7 @@ def balancer_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
 
 def balancer_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     """What may cost requests."""
-    by_alb = pool.cloud.kind == "aws" and bool(pool.cloud.aws.target_group)
+    by_alb = bool(pool.cloud.target_group)
     kept = _seconds(pool.engine.env.get(KEEP_ALIVE), whole=False)
     if kept is not None and kept <= IDLE and not by_alb:
         yield (

@@ -15,10 +15,10 @@ from typing import Final
 from cloud.engines.dialect import PROGRAMS
 from orchestrator.config.checks.adapters import adapter_errors, adapter_warnings
 from orchestrator.config.checks.agents import agents_errors, agents_warnings
-from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
 from orchestrator.config.checks.certificates import certificate_errors, certificate_warnings
 from orchestrator.config.checks.charges import charge_errors, charge_warnings
+from orchestrator.config.checks.clouds import CHECKS
 from orchestrator.config.checks.container import container_errors, container_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config.checks.engine import (
@@ -31,11 +31,13 @@ from orchestrator.config.checks.engine import (
 from orchestrator.config.checks.engine_kinds import kind_errors, kind_warnings
 from orchestrator.config.checks.keys import key_errors, key_warnings
 from orchestrator.config.checks.listeners import listener_errors
+from orchestrator.config.checks.paths import directory_errors, socket_errors
 from orchestrator.config.checks.pools import budget_warnings, pools_errors
 from orchestrator.config.checks.providers import provider_errors, provider_warnings
 from orchestrator.config.checks.routes import route_errors, route_warnings
 from orchestrator.config.checks.shared_gpus import shared_errors, shared_warnings
 from orchestrator.config.checks.tasks import task_errors
+from orchestrator.config.checks.traits import trait_errors, trait_warnings
 from orchestrator.config.errors import Found, Key, Problem, Source
 from orchestrator.config.gateways import place
 from orchestrator.config.sockets import reading_socket
@@ -46,10 +48,8 @@ from orchestrator.config.types import is_credential, is_open, unreadable
 from orchestrator.gateway.config import POSITIVE
 from orchestrator.units import HostPort, format_duration
 
-_SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
 _SHORTEST_LEASE: Final = 3.0
 _NOTHING_PASSES: Final = "is 0, which lets nothing pass; write something above 0"
-_AWS_NOTICE: Final = 120.0  # s between a spot interruption notice and the reclaim on EC2
 
 
 def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem], list[Problem]]:
@@ -90,9 +90,9 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
 def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
     daemon = parsed.daemon
     if role in ("daemon", "any"):
-        yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
+        yield from directory_errors(("daemon", "state_dir"), daemon.state_dir)
     longest = reading_socket(daemon.socket) if daemon.readers == "all" else daemon.socket
-    yield from _socket_errors(("daemon", "socket"), longest)
+    yield from socket_errors(("daemon", "socket"), longest)
     for key in (
         "tick",
         "poll_instances",
@@ -128,7 +128,7 @@ def _daemon_warnings(parsed: ConfigFile) -> Iterator[Found]:
 
 def _gateway_errors(parsed: ConfigFile) -> Iterator[Found]:
     """Keys of the gateway's process; of one that no pool sends requests to, too: it may be started."""
-    yield from _socket_errors(_place(parsed, "socket"), parsed.gateway.socket)
+    yield from socket_errors(_place(parsed, "socket"), parsed.gateway.socket)
     for key in sorted(PROCESS_KEYS.intersection(POSITIVE)):
         if not getattr(parsed.gateway, key) > 0:
             yield _place(parsed, key), _NOTHING_PASSES
@@ -160,11 +160,11 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
             "the adaptive mix finds itself how many nodes are ready beyond the replicas; leave hot out, or "
             'write mix = "70/30"',
         )
-    if pool.engine.kind == "simulated" and pool.cloud.kind == "aws" and not pool.engine.allow_simulated:
+    if pool.engine.kind == "simulated" and pool.cloud.bills and not pool.engine.allow_simulated:
         yield (
             (*at, "engine", "kind"),
-            "is simulated, and instances of EC2 are paid for: the engine would make its answers up; write "
-            'kind = "vllm", or allow_simulated = true beside it where that is meant',
+            f"is simulated, and {pool.cloud.row.machines} are paid for: the engine would make its answers "
+            'up; write kind = "vllm", or allow_simulated = true beside it where that is meant',
         )
     if pool.health.replace_after < pool.health.unhealthy_after:
         yield (
@@ -194,10 +194,8 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
     if pool.health.boot_timeout <= 0:
         yield (*at, "health", "boot_timeout"), 'is 0, so no node could ever start; write "15m"'
     yield from balancer_errors(at, pool)
-    if pool.cloud.kind == "aws":
-        yield from aws_errors(at, pool)
-    else:
-        yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
+    yield from trait_errors(at, pool, parsed.daemon)
+    yield from CHECKS[pool.cloud.kind].errors(at, pool)
     for key, value in pool.gateway:
         if key in POSITIVE and key not in PROCESS_KEYS and not value > 0:
             yield _place(parsed, key, name), _NOTHING_PASSES
@@ -206,13 +204,7 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
 def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Found]:
     at = ("pool", name)
     wanted = pool.as_pool(name)
-    drain_time = pool.drain.budget + pool.drain.margin
-    if drain_time > _AWS_NOTICE:
-        yield (
-            (*at, "drain", "budget"),
-            f"budget and margin need {_text(drain_time)}, but an interruption notice gives "
-            f"{_text(_AWS_NOTICE)}; drains will be cut short, so lower one of them",
-        )
+    yield from trait_warnings(at, pool)
     if pool.gateway.continuation != "off" and not pool.gateway.drain_margin < pool.drain.budget:
         yield (
             (*at, "gateway", "drain_margin"),
@@ -251,8 +243,7 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             "so one slow answer replaces a node; write at least 30s",
         )
     yield from balancer_warnings(at, pool)
-    if pool.cloud.kind == "aws":
-        yield from aws_warnings(at, pool)
+    yield from CHECKS[pool.cloud.kind].warnings(at, pool)
 
 
 def _file_errors(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> Iterator[Found]:
@@ -263,7 +254,7 @@ def _file_errors(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) ->
         elif fault := unreadable(key_file):
             yield path, fault
     at, program = ("pool", name, "engine", "executable"), pool.engine.executable
-    if "/" in program and pool.cloud.kind == "local":  # elsewhere it is a path on the nodes
+    if "/" in program and pool.cloud.here:  # elsewhere it is a path on the nodes
         if not Path(program).is_file():
             yield at, f"there is no file {program}; correct the path or install the engine"
         elif not os.access(program, os.X_OK):
@@ -275,7 +266,7 @@ def _file_errors(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) ->
 def _file_warnings(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> Iterator[Found]:
     at = ("pool", name)
     program = pool.engine.executable or PROGRAMS.get(pool.engine.kind, "")
-    here = pool.cloud.kind == "local" and pool.engine.run == "process"
+    here = pool.cloud.here and pool.engine.run == "process"
     if here and program and "/" not in program and shutil.which(program) is None:
         yield (
             (*at, "engine", "executable"),
@@ -294,35 +285,6 @@ def _key_files(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> l
         ("gateway", _place(parsed, "api_key_file", name), pool.gateway.api_key_file),
     ]
     return [(path, file) for who, path, file in given if file is not None and role in (who, "any")]
-
-
-def _directory_errors(path: Key, directory: Path) -> Iterator[Found]:
-    if directory.exists():
-        if not directory.is_dir():
-            yield path, f"{directory} is a file; name a directory"
-        elif not os.access(directory, os.W_OK | os.X_OK):
-            yield (
-                path,
-                f"{directory} cannot be written by this user; change its owner or name another directory",
-            )
-        return
-    parent = directory.parent
-    if parent.exists() and not parent.is_dir():
-        yield path, f"{parent} is a file, so {directory.name} cannot be created in it; name another directory"
-    elif not parent.is_dir():
-        yield path, f"{parent} does not exist; create it with mkdir -p, or name another directory"
-    elif not os.access(parent, os.W_OK | os.X_OK):
-        yield path, f"{parent} cannot be written by this user, so {directory.name} cannot be created in it"
-
-
-def _socket_errors(path: Key, socket: Path) -> Iterator[Found]:
-    length = len(os.fsencode(socket))
-    if length > _SOCKET_PATH_LIMIT:
-        yield (
-            path,
-            f"{socket} has {length} bytes, and a unix socket's path may have {_SOCKET_PATH_LIMIT}; "
-            "choose a shorter daemon.state_dir",
-        )
 
 
 def _text(seconds: float) -> str:

@@ -75,7 +75,7 @@ def container_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             )
         elif target in targets[:number]:
             yield (*there, "volumes"), f"{target} stands there twice; one place has one volume"
-    model = "" if pool.cloud.kind == "aws" and pool.cloud.aws.weights else pool.model
+    model = "" if pool.cloud.table.weights_aside() else pool.model
     if model.startswith("/") and not any(PurePosixPath(model).is_relative_to(one) for one in targets if one):
         yield (
             (*at, "model"),
@@ -131,7 +131,7 @@ def container_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]
             "latest is another image from day to day, and nodes would differ; write a version or a digest",
         )
     names = (engine.runtime,) if engine.runtime else RUNTIMES
-    if pool.cloud.kind == "local" and not any(map(shutil.which, names)):
+    if pool.cloud.here and not any(map(shutil.which, names)):
         yield (
             (*there, "runtime"),
             f"{' and '.join(names)}: not on the PATH, and the nodes of a local cloud run on this machine; "

@@ -20,13 +20,13 @@ _ADVICE: Final = f'raise the cap to what the pool may cost, lower the floor, or 
 
 def stated_offerings(pool: PoolConfig) -> tuple[Offering, ...]:
     """What the file itself says that is sold on demand: empty unless it has a price for everything."""
-    if pool.cloud.kind != "aws":
-        return ()
-    wanted = [(region, kind) for region in pool.cloud.aws.regions for kind in pool.cloud.aws.instance_types]
-    prices = {name: region.on_demand_prices for name, region in pool.cloud.aws.regions.items()}
+    prices = pool.cloud.table.prices()
+    wanted = [(region, kind) for region in prices for kind in pool.cloud.table.kinds()]
     if not all(kind in prices[region] for region, kind in wanted):
         return ()
-    return tuple(_offering("aws", region, "", kind, prices[region][kind]) for region, kind in wanted)
+    return tuple(
+        _offering(pool.cloud.kind, region, "", kind, prices[region][kind]) for region, kind in wanted
+    )
 
 
 def local_offerings(cloud: LocalCloudConfig) -> tuple[Offering, ...]:
@@ -55,7 +55,7 @@ def missing_cap(at: tuple[str, ...], pool: PoolConfig, offerings: Sequence[Offer
         "while spot nodes that are taken bill on)"
         if figure
         else "write the most US dollars that it may cost an hour (`orchestrator validate --prices` asks "
-        "AWS's price list and proposes it)"
+        f"{pool.cloud.bills}'s price list and proposes it)"
     )
     yield (
         (*at, "limits", "spend_per_hour"),

@@ -12,6 +12,7 @@ from typing import Final
 
 from cloud.engines.dialect import DIALECTS
 from cloud.engines.flags import ADAPTER_RANK, ADAPTERS_AT_ONCE, GPUS, flag_value, has_flag
+from cloud.kinds import KINDS
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
@@ -33,6 +34,7 @@ _READS: Final = MappingProxyType({"sglang": "--quantization", "tgi": "--quantize
 """Engines that hold all weights on the GPUs, with their flag for the form of the weights."""
 _LENGTH: Final = re.compile(r"(\d+)(?:(\.\d+)?([kmgt])|([KMGT]))?")
 _MEANT: Final = re.compile(r"\{\s*gpus?\s*\}", re.IGNORECASE)
+_FILL: Final = " and ".join(row.title for row in KINDS.values() if row.traits.fills_gpus)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 _OF_ALL: Final = ("--served-model-name", "--lora-modules", "--model", "--revision")
@@ -46,10 +48,10 @@ def engine_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     doubt = _quantisation(pool)
     if doubt is not None and doubt.certain:
         yield (*at, "engine", "args"), doubt.text
-    if pool.cloud.kind != "aws" and any(GPUS in word for word in pool.engine.args):
+    if not pool.cloud.traits.fills_gpus and any(GPUS in word for word in pool.engine.args):
         yield (
             (*at, "engine", "args"),
-            f"{GPUS} is filled in by machines of AWS only; write how many GPUs the engine uses",
+            f"{GPUS} is filled in by machines of {_FILL} only; write how many GPUs the engine uses",
         )
     for word in pool.engine.args:
         for meant in _MEANT.findall(word):
@@ -86,14 +88,15 @@ def type_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         for flag in _OF_ALL:
             if has_flag(own.args, flag):
                 yield (*there, "args"), f"{flag} must be the same on all nodes; write it into engine.args"
-        types = pool.cloud.aws.instance_types
-        if pool.cloud.kind == "aws" and types and kind not in types:
-            yield there, "is none of cloud.aws.instance_types; correct the name, or add it there"
+        types = pool.cloud.table.kinds()
+        if types and kind not in types:
+            where = f"cloud.{pool.cloud.kind}.instance_types"
+            yield there, f"is none of {where}; correct the name, or add it there"
 
 
 def model_file_fault(pool: PoolConfig) -> str:
     """What is wrong with a model's file here, where nodes are processes of this machine; empty if nothing."""
-    here = pool.cloud.kind == "local" and pool.engine.run == "process"
+    here = pool.cloud.here and pool.engine.run == "process"
     if pool.engine.kind != "llamacpp" or not here or not pool.model.endswith(".gguf"):
         return ""
     if not Path(pool.model).is_absolute():

@@ -129,7 +129,7 @@ def _ollama_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     """It shows nobody what it holds, and a look that asks for a token waits behind what it does."""
     if pool.engine.args:
         yield (*at, "engine", "args"), "`ollama serve` takes none; write its variables into engine.env"
-    if pool.cloud.kind == "aws" and pool.cloud.aws.target_group:
+    if pool.cloud.target_group:
         yield (
             (*at, "cloud", "aws", "target_group"),
             "does not say which requests a node still answers, and neither does Ollama: a drain would cut "

@@ -95,7 +95,7 @@ def _family(host: str) -> str:
 
 def takes_requests(pool: PoolConfig) -> bool:
     """Whether the pool's gateway gets the requests, and not a balancer of the cloud."""
-    return not (pool.cloud.kind == "aws" and pool.cloud.aws.target_group)
+    return not pool.cloud.target_group
 
 
 def gateway_takes_requests(pools: Pools) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from orchestrator.config.checks.clouds import CHECKS
 from orchestrator.config.checks.costs import stated_offerings
 from orchestrator.config.errors import Found
 from orchestrator.config.tables.file import ConfigFile
@@ -35,8 +36,8 @@ def pools_errors(parsed: ConfigFile) -> Iterator[Found]:
         yield from _said_twice(parsed)
     else:
         yield from _process_keys(parsed)
-        yield from _shared_on_aws(parsed)
-        yield from _local_clouds(parsed)
+        for checks in CHECKS.values():
+            yield from checks.among(parsed)
 
 
 def budget_warnings(parsed: ConfigFile) -> Iterator[Found]:
@@ -95,47 +96,3 @@ def _said_twice(parsed: ConfigFile) -> Iterator[Found]:
     written = parsed.pool[name].gateway.model_fields_set & parsed.gateway.model_fields_set
     for key in sorted(PROCESS_KEYS & written):
         yield ("pool", name, "gateway", key), "stands in [gateway] too; write it once"
-
-
-def _shared_on_aws(parsed: ConfigFile) -> Iterator[Found]:
-    """Target groups and queues that two pools name: each would undo what the other did, or hear its
-    notices."""
-    groups: dict[str, str] = {}
-    queues: dict[str, str] = {}
-    for name, pool in parsed.pool.items():
-        if pool.cloud.kind != "aws":
-            continue
-        at, aws = ("pool", name, "cloud", "aws"), pool.cloud.aws
-        first = groups.setdefault(aws.target_group, name) if aws.target_group else name
-        if first != name:
-            yield (
-                (*at, "target_group"),
-                f"is that of pool {first} too, and each pool would take the other's nodes out of it; write "
-                "one of its own",
-            )
-        for region, settings in aws.regions.items():
-            queue = settings.notice_queue
-            first = queues.setdefault(queue, name) if queue else name
-            if first != name:
-                yield (
-                    (*at, "regions", region, "notice_queue"),
-                    f"is that of pool {first} too, and a message is heard by one reader: notices would be "
-                    "lost; write a queue of its own",
-                )
-
-
-def _local_clouds(parsed: ConfigFile) -> Iterator[Found]:
-    """One local cloud serves all pools that name it; its directory and its socket go together."""
-    seen: dict[object, tuple[str, tuple[object, object]]] = {}
-    for name, pool in parsed.pool.items():
-        if pool.cloud.kind != "local":
-            continue
-        place = (pool.cloud.state_dir, pool.cloud.socket)
-        for key, value in zip(("state_dir", "socket"), place, strict=True):
-            first, other = seen.setdefault(value, (name, place))
-            if other != place:
-                yield (
-                    ("pool", name, "cloud", key),
-                    f"{value} is that of pool {first} too, whose local cloud is another; write both "
-                    "state_dir and socket as there, or neither",
-                )

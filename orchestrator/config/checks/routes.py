@@ -199,9 +199,9 @@ def _provider_errors(
 
 
 def _says_more(pool: PoolConfig) -> bool:
-    """Whether nodes may know adapters that the file does not list: those of EC2 whose flags stand in a
-    launch template of the user's own."""
-    return pool.cloud.kind == "aws" and not pool.engine.args
+    """Whether nodes may know adapters that the file does not list: those whose flags stand in a
+    template or image of the user's own."""
+    return not pool.cloud.here and not pool.engine.args
 
 
 def _default_errors(parsed: ConfigFile) -> Iterator[Found]:

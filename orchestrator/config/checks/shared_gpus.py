@@ -88,7 +88,7 @@ def _takes_a_share(pool: PoolConfig) -> bool:
     engine = pool.engine
     chosen = any(word.partition("=")[0] in _CHOICES for word in engine.container_args)
     return (
-        pool.cloud.kind == "local"
+        pool.cloud.here
         and engine.kind == "vllm"
         and bool(pool.model)
         and not has_flag(engine.args, _ITS_OWN)

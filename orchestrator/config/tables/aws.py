@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 from pydantic import Field, WithJsonSchema
 
 from orchestrator.config.tables.aws_disk import DiskTable
+from orchestrator.config.tables.machines import MachinesTable
 from orchestrator.config.types import Duration, Money, Section, Strings, Texts, duration_key
 
 ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/(?:[!-~]+/)?([\w+=,.@-]{1,64})")
@@ -68,7 +70,7 @@ class AwsRegionTable(Section):
     )
 
 
-class AwsTable(Section):
+class AwsTable(MachinesTable):
     """EC2 as the source of machines, for `cloud.kind = "aws"`. Credentials are found as boto3 finds them."""
 
     instance_types: Strings = Field(
@@ -140,3 +142,19 @@ class AwsTable(Section):
         """The instance profile of nodes; empty for none."""
         found = ROLE.fullmatch(self.node_role)
         return self.instance_profile or (found[1] if found is not None else "")
+
+    def kinds(self) -> Sequence[str]:
+        """Instance types that nodes may have."""
+        return self.instance_types
+
+    def prices(self) -> Mapping[str, Mapping[str, float]]:
+        """The prices of `on_demand_prices`, by region."""
+        return {name: region.on_demand_prices for name, region in self.regions.items()}
+
+    def zones(self) -> int:
+        """Those that have a subnet."""
+        return sum(len(region.subnets) for region in self.regions.values())
+
+    def weights_aside(self) -> bool:
+        """Whether `weights` is given."""
+        return bool(self.weights)

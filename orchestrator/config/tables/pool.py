@@ -15,8 +15,8 @@ from cloud.engines.flags import overridden
 from orchestrator.config.reload import BOTH, GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.adapters import MOST_ADAPTERS, adapter_rules, numbers_adapters
 from orchestrator.config.tables.agents import AgentsTable
-from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.charge import ChargeTable
+from orchestrator.config.tables.cloud import CloudConfig
 from orchestrator.config.tables.cost import PoolCostTable
 from orchestrator.config.tables.engine import EngineConfig
 from orchestrator.config.tables.gateway import GatewayTable
@@ -25,14 +25,12 @@ from orchestrator.config.types import (
     Counts,
     Duration,
     Factor,
-    FilePath,
     Listed,
     MoneyOrUnlimited,
     Section,
     Share,
     Texts,
     duration_key,
-    path_key,
     revised,
     share_key,
 )
@@ -262,25 +260,6 @@ class PatienceConfig(Section):
     )
 
 
-class CloudConfig(Section):
-    """Where the machines come from."""
-
-    kind: Literal["local", "aws"] = Field(
-        default="local",
-        description="local: nodes are processes on this machine, run by `local-cloud`. aws: nodes are EC2 "
-        "instances, see the aws table.",
-        examples=["aws"],
-    )
-    state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
-    socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
-    aws: AwsTable = Field(default=AwsTable(), description="EC2.")
-
-    @property
-    def bills(self) -> str:
-        """Who bills for the machines, by name; empty where they cost nothing."""
-        return {"local": "", "aws": "AWS"}[self.kind]
-
-
 class PoolConfig(Section):
     """One pool: how many nodes of which model, and how they are kept alive."""
 
@@ -374,6 +353,11 @@ class PoolConfig(Section):
     patience: Annotated[PatienceConfig, NOW] = Field(
         default=PatienceConfig(), description="Trust in old knowledge."
     )
+    accept_unproven: bool = Field(
+        default=False,
+        description="Whether the pool may use a cloud or a balancer that is proved by *source only*: nobody "
+        "has run it against the real thing. `orchestrator doctor` says how each is proved.",
+    )
     cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
     gateway: Annotated[GatewayTable, GATEWAY] = Field(default=GatewayTable(), description="The gateway.")
     cost: Annotated[PoolCostTable, NOW] = Field(
@@ -432,13 +416,21 @@ def chosen(settings: PoolConfig) -> dict[Key, Any]:
         # Surplus spot is how the adaptive mix insures itself, and a stopped standby that is ready within the
         # notice covers a loss for the price of a disk: nothing does so more cheaply.
         found["spot_share",] = 1.0
-        if settings.starts.standby <= settings.starts.notice:
+        if settings.cloud.traits.stops and settings.starts.standby <= notice_of(settings):
             found["standby", "stopped"] = settings.replicas
-    if settings.cloud.kind == "aws" and settings.cloud.aws.target_group:
+    if settings.cloud.target_group:
         from cloud.aws.load_balancer import PROPAGATION
 
         found["drain", "settle"] = max(settings.drain.settle, PROPAGATION)
     return {key: value for key, value in found.items() if not _is_written(settings, key)}
+
+
+def notice_of(settings: PoolConfig) -> float:
+    """How long a preemption notice is, in seconds: as written, else what the pool's cloud gives at most."""
+    notice = settings.starts.notice
+    return (
+        notice if _is_written(settings, ("starts", "notice")) else min(notice, settings.cloud.traits.notice)
+    )
 
 
 def _is_written(settings: PoolConfig, key: Key) -> bool:
@@ -495,5 +487,5 @@ def _adaptive_rules(settings: PoolConfig) -> AdaptiveRules | None:
         spot_start=settings.starts.spot,
         on_demand_start=settings.starts.on_demand,
         standby_start=settings.starts.standby,
-        notice=settings.starts.notice,
+        notice=notice_of(settings),
     )

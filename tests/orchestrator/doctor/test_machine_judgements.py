@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud.kinds import KINDS
 from orchestrator.config.tables.engine import EngineConfig
 from orchestrator.doctor import host, pool, running, state
 from orchestrator.doctor.findings import State
@@ -317,7 +318,8 @@ def test_containers(monkeypatch, tmp_path, program, local, state_, text):
 
 
 def test_an_engine_that_was_only_read_about_is_named():
-    started, tried = pool.engine(EngineConfig(kind="tgi", executable="sh"), True)
-    assert started.state is OK
-    judged([tried], WARN, "Text Generation Inference was not run against the real one")
-    assert "doctor --engine URL --kind tgi" in tried.advice
+    cloud, balancer, engine = pool.proof(KINDS["local"], ["gateway"], "tgi")
+    judged([cloud], OK, "program")
+    judged([balancer], OK, "program")
+    judged([engine], WARN, "was not run against the real one (Text Generation Inference")
+    assert "doctor --engine URL --kind tgi" in engine.advice

@@ -17,7 +17,8 @@ from cloud.ports import EngineCommand
 from orchestrator.doctor import reach
 from orchestrator.doctor.findings import State
 from orchestrator.doctor.trial import Trial
-from orchestrator.doctor.try_node import allowed, by_hand
+from orchestrator.doctor.try_node import allowed
+from orchestrator.wiring.clouds import WIRING
 from policies.evidence import ours
 from policies.memory import Memory
 from policies.model import Ending, Instance, InstanceState, Limits, Market, Offering, Placement, Pool
@@ -133,7 +134,7 @@ class Stand:
             token="try-node/0123",
             within=BOOT,
             said=self.said.append,
-            by_hand=by_hand,
+            by_hand=WIRING["aws"].by_hand,
         )
 
     async def run(self):

@@ -1,0 +1,17 @@
+"""How each kind of balancer is proved; see `cloud.proof`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from cloud.proof import Proof, Proved
+
+BALANCERS: Final[Mapping[str, Proved]] = MappingProxyType(
+    {
+        "gateway": Proved(proof=Proof.PROGRAM, by="the gateway of this distribution"),
+        "target-group": Proved(proof=Proof.STAND_IN, by="boto3, which the adapter uses, on moto"),
+    }
+)
+"""By name: the gateway, the target group of AWS, and every kind of `pool.NAME.balancer`."""

@@ -1,0 +1,54 @@
+"""The kinds of clouds that a pool's machines can come from: one row each, as data.
+
+What a kind does is in one package under `cloud/`; which adapters, checks and looks belong to it is in the
+tables of the same keys in `orchestrator.wiring.clouds`, `orchestrator.config.checks.clouds` and
+`orchestrator.doctor.clouds`. CONTRIBUTING says how a kind is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from cloud.ports import ProviderTraits
+from cloud.proof import Proof, Proved
+
+CloudName = Literal["local", "aws"]
+"""The value of `cloud.kind`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudKind:
+    """One kind of cloud. Its table of the configuration has its name: [pool.NAME.cloud.KIND]."""
+
+    title: str  # its name for people
+    machines: str  # what its machines are called
+    bills: str  # who bills for the machines; empty where they cost nothing
+    here: bool  # nodes are processes of this machine, which sees their programs and files
+    traits: ProviderTraits
+    proved: Proved
+
+
+KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
+    {
+        "local": CloudKind(
+            title="local cloud",
+            machines="processes on this machine",
+            bills="",
+            here=True,
+            traits=ProviderTraits(stops=True, notice=120.0, lists_at_once=True),
+            proved=Proved(proof=Proof.PROGRAM, by="its own processes"),
+        ),
+        "aws": CloudKind(
+            title="AWS",
+            machines="instances of EC2",
+            bills="AWS",
+            here=False,
+            traits=ProviderTraits(stops=True, notice=120.0, lists_at_once=True, fills_gpus=True),
+            proved=Proved(proof=Proof.STAND_IN, by="boto3, which the adapters use, on moto"),
+        ),
+    }
+)
+"""Every kind, in the order in which they are shown."""

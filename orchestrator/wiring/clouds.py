@@ -1,0 +1,96 @@
+"""From the table of a kind of cloud to its adapters. What a kind needs is imported when a pool uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from cloud.agent_keys import Identify
+from cloud.kinds import CloudName
+from cloud.local.notices import LocalMetadata
+from cloud.ports import Clock, Instances, LoadBalancer, Notices, Offerings, Starts
+from orchestrator.config.load import Config
+
+Judge = Callable[[str], bool]
+"""Says False of a machine that is certainly not the pool's."""
+
+
+class Closable(Protocol):
+    """Something that holds connections."""
+
+    async def close(self) -> None:
+        """Release them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudPorts:
+    """What a pool talks to of its cloud. Nothing was asked yet."""
+
+    instances: Instances
+    offerings: Offerings
+    notices: tuple[Notices, ...]
+    balancers: tuple[LoadBalancer, ...] = ()  # empty where the gateway gets the requests
+    metadata: LocalMetadata | None = None  # gets the nodes to watch
+    starts: Starts | None = None  # reports starts of nodes; None: their agents do
+    others: tuple[Closable, ...] = field(default=())  # closed with the rest, not used otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudWiring:
+    """How a kind is wired. `prices`: what is sold, for a look at prices without a daemon, with so many
+    seconds for one price list. `identify`: who judges which node asks for its key; None for nobody."""
+
+    connect: Callable[[Config, Clock, Judge], CloudPorts]
+    prices: Callable[[Config, Clock, float], Offerings] | None = None
+    identify: Callable[[Config], Identify | None] = lambda _config: None
+    by_hand: Callable[[str, str, str], str]
+    """What a person types to end a machine: of a region, by its id, or by its token where that is empty."""
+
+
+def _local(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
+    from orchestrator.wiring.local import connect_local
+
+    return connect_local(config, clock, owned)
+
+
+def _aws(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
+    from orchestrator.wiring.aws import connect_aws
+
+    return connect_aws(config, clock, owned)
+
+
+def _aws_prices(config: Config, clock: Clock, patience: float) -> Offerings:
+    from orchestrator.wiring.aws import prices_of_aws
+
+    return prices_of_aws(config, clock, patience)
+
+
+def _aws_identify(config: Config) -> Identify | None:
+    from orchestrator.wiring.aws import identify_on_aws
+
+    return identify_on_aws(config)
+
+
+def _end_local(_region: str, node: str, token: str) -> str:
+    return f"end {node or token} in the local cloud, or stop the local cloud"
+
+
+def _end_on_aws(region: str, node: str, token: str) -> str:
+    end = f"aws ec2 terminate-instances --region {region} --instance-ids"
+    if node:
+        return f"{end} {node}"
+    return (
+        f"{end} $(aws ec2 describe-instances --region {region} --filters "
+        f"Name=client-token,Values={token} --query 'Reservations[].Instances[].InstanceId' --output text)"
+    )
+
+
+WIRING: Final[Mapping[CloudName, CloudWiring]] = MappingProxyType(
+    {
+        "local": CloudWiring(connect=_local, by_hand=_end_local),
+        "aws": CloudWiring(connect=_aws, prices=_aws_prices, identify=_aws_identify, by_hand=_end_on_aws),
+    }
+)
