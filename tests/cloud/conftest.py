@@ -1,9 +1,11 @@
-"""Clients of the stand-in for AWS, and what a user has there before the first launch."""
+"""Clients of the stand-ins for AWS and Azure, and what a user has there before the first launch."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
+from azure_stage import AzureStandIn, running_stand_in
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.places import AwsRegion
@@ -33,3 +35,11 @@ def aws_place(aws_shim_process: Any) -> AwsRegion:
         template="node",
         template_version="1",
     )
+
+
+@pytest.fixture(scope="session")
+def azure_process() -> Iterator[AzureStandIn]:
+    """The stand-in for Azure, in a process of its own."""
+    pytest.importorskip("azure.mgmt.compute", reason="the extra [azure] is not installed")
+    with running_stand_in() as stand_in:
+        yield stand_in

@@ -21,6 +21,8 @@ import pytest
 # Also used by the tests of the node agent.
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
+from azure_pool import Adapters
+from azure_stage import AzureStandIn
 from engine_bench import http, kind, server, shared, victim
 from node_bench import Machine, Served, running_imds
 
@@ -283,9 +285,56 @@ class AwsWorld(World):
         self._shim.order("fault", action=action, kind="error", **values)
 
 
-@pytest.fixture(params=["local", "aws"])
-async def cloud_world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+class AzureWorld(World):
+    """The Azure adapters and the stand-in for Azure that they talk to. Its notices come from nodes alone."""
+
+    sources = ()
+
+    def __init__(self, stand_in: AzureStandIn, directory: Path) -> None:
+        self.clock = SystemClock()
+        self._stand_in = stand_in
+        self._adapters = Adapters(stand_in, self.clock, directory)
+        self.instances, self.offerings = self._adapters.instances, self._adapters.offerings
+
+    async def close(self) -> None:
+        await self._adapters.close()
+
+    async def launch_writing(self, text: str) -> Instance:
+        launched = await self.instances.launch(await self.request("t-1"))
+        await asyncio.to_thread(self._stand_in.order, "console", node=launched.id, text=text)
+        return launched
+
+    async def refuse_launches(self, times: int) -> None:
+        for action in ("create", "start"):
+            await self._fault(action, code="SkuNotAvailable", status=409, times=times)
+
+    async def lose_answer(self, call: str) -> None:
+        action = {"launch": "create", "terminate": "delete"}[call]
+        await self._fault(action, kind="lose")
+
+    async def fail_list(self) -> None:
+        await self._fault("list", code="InternalServerError", status=500)
+
+    async def throttle(self, calls: int) -> None:
+        await self._fault("*", code="OperationThrottled", status=429, times=calls, retry_after=1)
+
+    async def take(self, node: str) -> None:
+        await asyncio.to_thread(self._stand_in.order, "evict", node=node)
+
+    async def _fault(self, action: str, **values: Any) -> None:
+        await asyncio.to_thread(self._stand_in.order, "fault", action=action, **values)
+
+
+@pytest.fixture(params=["local", "aws", "azure"])
+async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """A running provider with everything that the contracts of machines and offerings need."""
+    if request.param == "azure":
+        stand_in = request.getfixturevalue("azure_process")
+        await asyncio.to_thread(stand_in.order, "reset")
+        azure = AzureWorld(stand_in, tmp_path)
+        yield azure
+        await azure.close()
+        return
     if request.param == "aws":
         aws = aws_world(request)
         yield aws
