@@ -18,7 +18,7 @@ COMPLEXITY_ARGS ?=
 MUTANTS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -111,6 +111,9 @@ vllm-env: $(STAMP) ## Install vLLM for CPU into .venv-vllm and make a tiny model
 
 llamacpp-env: ## Install llama.cpp's server into .venv-llamacpp and make a tiny model (100 MB)
 	@PYTHON=$(PYTHON) tools/llamacpp/install.sh
+
+balancers-env: ## Install real load balancers into .venv-balancers, for the tests of their adapters (700 MB)
+	@PYTHON=$(PYTHON) tools/balancers/install.sh
 
 clients-env: ## Install the clients of equal-results into .venv-clients (large download)
 	@PYTHON=$(PYTHON) tools/equal_results/install.sh

@@ -245,6 +245,8 @@ class Capabilities:
     counts_in_flight: bool  # reports requests in flight per target
     propagation: float  # s between an acknowledged change and the last request routed by the old set
     in_path: bool = False  # what answers `observe` carries the requests itself: its silence is theirs
+    weights: bool = False  # sends targets requests in proportion to their weights; else all count alike
+    checks: bool = True  # asks targets how they are; else one that is in the set counts as healthy
 
 
 @value
@@ -278,6 +280,9 @@ class LoadBalancer(Protocol):
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
         """Make the target set equal to `desired`; return once the balancer has acknowledged it.
+
+        Adds first. Where no target that stays takes requests, it waits until a new one does, for a few
+        seconds at most (`cloud.handover`), and only then drains and removes.
 
         Idempotent. A lower generation than one already accepted raises Denied (another daemon leads).
         A set that equals what is there costs nothing. Raises Uncertain when no acknowledgement came.

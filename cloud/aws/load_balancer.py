@@ -19,8 +19,10 @@ from cloud.aws.clients import Answer, AwsClients, Lane
 from cloud.aws.errors import code_of
 from cloud.aws.places import GENERATION_TAG
 from cloud.errors import Denied, NotFound, Uncertain
-from cloud.ports import BalancerView, Capabilities
+from cloud.handover import WAIT, newcomers, one_takes_requests
+from cloud.ports import BalancerView, Capabilities, Clock
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
+from policies.value import replace
 
 PROPAGATION = 25.0  # s; an ALB was seen to send new requests for 15 to 20 s after a deregistration
 
@@ -28,6 +30,7 @@ Key = tuple[str, int]  # a target as ELBv2 names it: instance id or address, and
 Owners = Callable[[Sequence[Key]], Awaitable[Mapping[Key, str]]]
 
 _BATCH = 100  # targets a call
+_POLL = 0.25  # s between two looks at a new target
 _HTTP = ("HTTP", "HTTPS")
 _DRAINING = "draining"
 _STATES = {
@@ -71,19 +74,28 @@ class AlbTargetGroup:
     else is in the group is neither shown nor touched. `propagation`: seconds, see PROPAGATION.
 
     A change costs at most one registration, one deregistration and one tag per hundred targets; a set that
-    equals what is there costs nothing. `observe` costs two calls.
+    equals what is there costs nothing. `observe` costs two calls. Where no target that stays is healthy, new
+    ones are registered first and the others deregistered once one of them is, `wait` seconds later at most.
     """
 
     name = "alb"
 
     def __init__(
-        self, clients: AwsClients, *, group: str, owners: Owners, propagation: float = PROPAGATION
+        self,
+        clients: AwsClients,
+        *,
+        group: str,
+        owners: Owners,
+        clock: Clock,
+        propagation: float = PROPAGATION,
+        wait: float = WAIT,
     ) -> None:
         self.capabilities = Capabilities(drains=True, counts_in_flight=False, propagation=propagation)
         self._clients = clients
         self._share = clients.share()
         self._title = name_of(group)
         self._owners = owners
+        self._clock, self._wait = clock, wait
         self._group: _Group | None = None
         self._order = asyncio.Lock()
         self._writes = 0  # a reading that a write overtook is not what is there now
@@ -161,13 +173,19 @@ class AlbTargetGroup:
         self._nodes.update(nodes)
         if not joining and not leaving:
             return
+        as_shown = [replace(spec, address="{}:{}".format(*_key(spec, group))) for spec in desired]
+        waiting = newcomers(self._targets(held), as_shown) if leaving else frozenset()
         self._held = None  # until every part is acknowledged
         self._writes += 1
-        await asyncio.gather(
-            *(self._change("deregister_targets", group, part) for part in _batches(leaving)),
-            *(self._change("register_targets", group, part) for part in _batches(joining)),
-            self._note(group, generation),
-        )
+        adds = [self._change("register_targets", group, part) for part in _batches(joining)]
+        adds.append(self._note(group, generation))
+        if waiting:
+            await asyncio.gather(*adds)
+            await one_takes_requests(waiting, self._shown, as_shown, self._clock, self._wait, _POLL)
+            adds, self._held = [], None
+            self._writes += 1
+        removals = (self._change("deregister_targets", group, part) for part in _batches(leaving))
+        await asyncio.gather(*removals, *adds)
         self._generation = generation
         for key in joining:
             held[key] = _Held(key=key, state="initial", reason="Elb.RegistrationInProgress")
@@ -175,6 +193,9 @@ class AlbTargetGroup:
             held[key] = _Held(key=key, state=_DRAINING, reason="Target.DeregistrationInProgress")
         self._held = held
         self._writes += 1
+
+    async def _shown(self) -> tuple[Target, ...]:
+        return (await self._observe()).targets
 
     async def _observe(self) -> BalancerView:
         writes = self._writes

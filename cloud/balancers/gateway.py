@@ -67,7 +67,9 @@ class GatewayBalancer:
     """
 
     name = "gateway"
-    capabilities = Capabilities(drains=True, counts_in_flight=True, propagation=0.0, in_path=True)
+    capabilities = Capabilities(
+        drains=True, counts_in_flight=True, propagation=0.0, in_path=True, weights=True
+    )
 
     def __init__(
         self,

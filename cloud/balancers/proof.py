@@ -11,6 +11,8 @@ from cloud.proof import Proof, Proved
 BALANCERS: Final[Mapping[str, Proved]] = MappingProxyType(
     {
         "gateway": Proved(proof=Proof.PROGRAM, by="the gateway of this distribution"),
+        "haproxy": Proved(proof=Proof.PROGRAM, by="HAProxy 2.8.25"),
+        "envoy": Proved(proof=Proof.PROGRAM, by="Envoy 1.40.0"),
         "target-group": Proved(proof=Proof.STAND_IN, by="boto3, which the adapter uses, on moto"),
     }
 )

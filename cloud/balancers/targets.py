@@ -136,15 +136,17 @@ def parse(data: bytes) -> TargetSet:
     return _document(body)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Replace a file so that a reader sees the old or the new content, also after a power cut.
 
-    Writes a temporary file beside it, syncs, renames, syncs the directory. Blocks on the disk.
-    Raises OSError.
+    Writes a temporary file beside it, syncs, renames, syncs the directory. `mode`: its permissions, where not
+    those of any new file. Blocks on the disk. Raises OSError.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.partial")
     try:
         with open(partial, "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

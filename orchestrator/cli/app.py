@@ -58,6 +58,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "trace show": (_SET_UP, "show"),
     "trace convert": (_SET_UP, "convert"),
     "trace synthesise": (_SET_UP, "synthesise"),
+    "balancer example": (_SET_UP, "print_example"),
     "aws bootstrap": (_SET_UP, "bootstrap"),
     "aws policy": (_SET_UP, "policy"),
     "validate": (_SET_UP, "validate"),
@@ -72,6 +73,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
 # first word of two-word commands, all in one module -> what the family is for
 FAMILIES: Final[dict[str, str]] = {
     "aws": "What a pool on AWS needs there.",
+    "balancer": "Load balancers of other makers in front of a pool.",
     "config": "The configuration as it is in force.",
     "keys": "The keys of the gateway's clients: who may ask for what, how much, until when.",
     "journal": "The daemon's journal on disk: what it holds, its turns decided again, a copy of it.",

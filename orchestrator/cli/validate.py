@@ -184,7 +184,7 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
     sentences = _sizes(name, settings, pool, prices)
     if pool.weighted:
         sentences.append(f"Capacity is counted in units: {explain.units_sentence(pool)}.")
-        if not takes_requests(settings):
+        if settings.cloud.target_group:
             sentences.append(
                 "The load balancer knows no units: its target group needs the algorithm "
                 "least_outstanding_requests, by which faster nodes get more (`orchestrator doctor` looks)."
@@ -192,7 +192,8 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
     standby = pool.standby
     if standby.hot or standby.stopped:
         sentences.append(f"Standby: {standby.hot} hot and {standby.stopped} stopped, ready to take over.")
-    front = _front(config) if takes_requests(settings) else _balancer(settings)
+    front = _balancers(config, settings)
+    front = _front(config) if takes_requests(settings) and not settings.balancer else front
     sentences.append(f"Clients send requests to {front}; the daemon is controlled on {config.daemon.socket}.")
     return {
         "name": name,
@@ -266,8 +267,16 @@ def _budget(config: Config) -> str:
     return f"All pools together have at most {' and '.join(bounds)}: floors first, then {', '.join(order)}."
 
 
-def _balancer(settings: PoolConfig) -> str:
-    return f"the load balancer of target group {settings.cloud.target_group}"
+def _balancers(config: Config, settings: PoolConfig) -> str:
+    """What clients of the pool ask, other than the gateway of this host alone."""
+    from cloud.balancers.kinds import KINDS
+
+    group = settings.cloud.target_group
+    found = [f"the load balancer of target group {group}"] if group else []
+    for table in settings.balancer:
+        title = _front(config) if table.kind == "gateway" else KINDS[table.kind].title
+        found.append(f"{title} ({table.title})" if table.name else title)
+    return " or ".join(found)
 
 
 def _routed(config: Config) -> tuple[list[RouteMeaningView], list[ProviderMeaningView]]:

@@ -150,4 +150,6 @@ def _with_paths(section: _S, *, base: Path, state_dir: Path) -> _S:
                 key: _with_paths(item, base=base, state_dir=state_dir) if isinstance(item, Section) else item
                 for key, item in value.items()
             }
+        elif isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
+            changed[name] = tuple(_with_paths(item, base=base, state_dir=state_dir) for item in value)
     return revised(section, changed)

@@ -42,7 +42,7 @@ def connect_aws(config: Config, clock: Clock, owned: Callable[[str], bool]) -> C
         instances=instances,
         offerings=AwsOfferings(regions, clock=clock, patience=_SHARE * config.daemon.call_timeout),
         notices=tuple(_notices(table, name, [place for _, place in regions], calls, clock, owned)),
-        balancers=_balancers(table, name, instances, regions[0][0]),
+        balancers=_balancers(table, name, instances, regions[0][0], clock),
         others=tuple(calls),
     )
 
@@ -131,7 +131,7 @@ def _notices(
 
 
 def _balancers(
-    table: AwsTable, pool: str, instances: AwsInstances, clients: AwsClients
+    table: AwsTable, pool: str, instances: AwsInstances, clients: AwsClients, clock: Clock
 ) -> tuple[LoadBalancer, ...]:
     if not table.target_group:
         return ()
@@ -139,4 +139,4 @@ def _balancers(
     async def owners(targets: Sequence[Key]) -> Mapping[Key, str]:
         return await instances.owners(pool, targets)
 
-    return (AlbTargetGroup(clients, group=table.target_group, owners=owners),)
+    return (AlbTargetGroup(clients, group=table.target_group, owners=owners, clock=clock),)

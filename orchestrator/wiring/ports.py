@@ -40,6 +40,7 @@ from cloud.ports import (
 from orchestrator.config.checks.balancer import keep_alive
 from orchestrator.config.load import Config
 from orchestrator.config.tables.pool import PoolConfig
+from orchestrator.wiring.balancers import balancers
 from orchestrator.wiring.clouds import WIRING, Closable
 from policies.model import Instance
 
@@ -190,7 +191,7 @@ def connect(config: Config, clock: Clock) -> Ports:
         instances=cloud.instances,
         offerings=cloud.offerings,
         notices=(*cloud.notices, *_heard(agents)),
-        balancers=cloud.balancers or (gateway,),
+        balancers=(*cloud.balancers, *balancers(config, clock, gateway)) or (gateway,),
         engine=engine,
         command=engine_command(engine, pool),
         metadata=cloud.metadata,

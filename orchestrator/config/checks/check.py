@@ -16,6 +16,7 @@ from cloud.engines.dialect import PROGRAMS
 from orchestrator.config.checks.adapters import adapter_errors, adapter_warnings
 from orchestrator.config.checks.agents import agents_errors, agents_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
+from orchestrator.config.checks.balancers import balancers_errors
 from orchestrator.config.checks.certificates import certificate_errors, certificate_warnings
 from orchestrator.config.checks.charges import charge_errors, charge_warnings
 from orchestrator.config.checks.clouds import CHECKS
@@ -59,6 +60,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     errors += [*route_errors(parsed), *task_errors(parsed)]
     errors += [*provider_errors(parsed, role), *certificate_errors(parsed, role)]
     errors += [*key_errors(parsed, role), *charge_errors(parsed), *shared_errors(parsed.pool)]
+    errors += balancers_errors(parsed.pool, parsed.daemon.call_timeout)
     warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]

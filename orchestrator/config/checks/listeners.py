@@ -94,7 +94,9 @@ def _family(host: str) -> str:
 
 
 def takes_requests(pool: PoolConfig) -> bool:
-    """Whether the pool's gateway gets the requests, and not a balancer of the cloud."""
+    """Whether a gateway gets requests of the pool, and not other balancers alone."""
+    if pool.balancer:
+        return any(balancer.kind == "gateway" for balancer in pool.balancer)
     return not pool.cloud.target_group
 
 

@@ -15,6 +15,7 @@ from cloud.engines.flags import overridden
 from orchestrator.config.reload import BOTH, GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.adapters import MOST_ADAPTERS, adapter_rules, numbers_adapters
 from orchestrator.config.tables.agents import AgentsTable
+from orchestrator.config.tables.balancer import BalancerTable
 from orchestrator.config.tables.charge import ChargeTable
 from orchestrator.config.tables.cloud import CloudConfig
 from orchestrator.config.tables.cost import PoolCostTable
@@ -360,6 +361,9 @@ class PoolConfig(Section):
     )
     cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
     gateway: Annotated[GatewayTable, GATEWAY] = Field(default=GatewayTable(), description="The gateway.")
+    balancer: Annotated[Listed[BalancerTable], SHARED] = Field(
+        default=(), description="Load balancers, in the place of the gateway of this host."
+    )
     cost: Annotated[PoolCostTable, NOW] = Field(
         default=PoolCostTable(), description="How the cost report sees the pool."
     )

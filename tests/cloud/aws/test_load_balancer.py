@@ -42,7 +42,7 @@ class Account:
         async def owners(targets: Any) -> Any:
             return await self.instances.owners("pool", targets)
 
-        return AlbTargetGroup(clients or self.clients, group=group, owners=owners)
+        return AlbTargetGroup(clients or self.clients, group=group, owners=owners, clock=SystemClock())
 
     async def node(self, number: int, pool: str = "pool") -> TargetSpec:
         """A running machine, as a target."""

@@ -17,6 +17,7 @@ import aiohttp
 import boto3
 import pytest
 from aiohttp import web
+from balancer_programs import PROGRAMS, BalancerProgram, need
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.load_balancer import AlbTargetGroup
@@ -153,7 +154,9 @@ class AlbHarness:
 
     def adapter(self) -> LoadBalancer:
         clients = self._account.clients if self._account is not None else AwsClients("us-east-1")
-        return AlbTargetGroup(clients, group="pool", owners=self._owners, propagation=0.2)
+        return AlbTargetGroup(
+            clients, group="pool", owners=self._owners, clock=SystemClock(), propagation=0.2
+        )
 
     def know(self, name: str, address: str) -> None:
         self._addresses[address] = name
@@ -163,7 +166,11 @@ class AlbHarness:
         return {key: name for key, name in known.items() if name is not None}
 
 
-HARNESSES: dict[str, Callable[[Path, Any], Harness]] = {"gateway": GatewayHarness, "alb": AlbHarness}
+HARNESSES: dict[str, Callable[[Path, Any], Harness]] = {
+    "gateway": GatewayHarness,
+    "alb": AlbHarness,
+    **PROGRAMS,
+}
 
 
 class Backend:
@@ -261,6 +268,8 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         account = request.getfixturevalue("aws_account")
         account.shim.order("reset")
     harness = HARNESSES[request.param](tmp_path, account)
+    if isinstance(harness, BalancerProgram):
+        need(*harness.programs)
     await harness.start()
     site = Site(harness)
     yield site
@@ -268,6 +277,8 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     for adapter in site.adapters:
         await adapter.close()
     await harness.stop()
+    if isinstance(harness, BalancerProgram):
+        harness.remove()
     for backend in site.backends:
         await backend.stop()
 
@@ -362,6 +373,46 @@ async def test_adding_draining_and_removing_under_load_costs_no_request(site):
     going_on = False
     await asyncio.gather(*clients)
     assert asked >= 240
+
+
+async def test_the_last_target_leaves_once_its_successor_takes_requests(site):
+    """Every target that takes requests leaves as another one comes: nobody gets an error in between."""
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec()], 1)
+    await site.until(a=HEALTHY)
+    asked, going_on = 0, True
+
+    async def client() -> None:
+        nonlocal asked
+        while going_on:
+            await site.ask()
+            asked += 1
+
+    clients = [asyncio.create_task(client()) for _ in range(8)]
+    pair = [a, b]
+    for turn in range(8):
+        old, new = pair if turn % 2 == 0 else pair[::-1]
+        await site.balancer.apply([old.spec(TargetPhase.DRAINING), new.spec()], 2 * turn + 2)
+        await site.settled()
+        goal = asked + 20
+        async with asyncio.timeout(PATIENCE):
+            while asked < goal and not any(task.done() for task in clients):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await site.balancer.apply([new.spec()], 2 * turn + 3)
+    going_on = False
+    await asyncio.gather(*clients)
+    assert a.served
+    assert b.served
+
+
+async def test_a_successor_that_never_answers_holds_a_drain_for_a_moment_only(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec()], 1)
+    await site.until(a=HEALTHY)
+    b.health = 503
+    await site.balancer.apply([a.spec(TargetPhase.DRAINING), b.spec()], 2)
+    view = await site.view_where(lambda view: {t.id for t in view.targets} >= {"b"})
+    assert {t.state for t in view.targets if t.id == "a"} <= {DRAINING}
 
 
 async def test_a_lower_generation_is_denied_and_changes_nothing(site):
@@ -491,6 +542,9 @@ async def test_calls_at_the_same_time_end_in_one_of_the_sets(site):
 
 def test_every_adapter_says_who_it_is_and_what_it_can(tmp_path):
     for name, harness in HARNESSES.items():
-        adapter = harness(tmp_path, None).adapter()
+        made = harness(tmp_path, None)
+        adapter = made.adapter()
+        if isinstance(made, BalancerProgram):
+            made.remove()
         assert adapter.name == name
         assert adapter.capabilities.propagation >= 0

@@ -1,0 +1,41 @@
+"""The load balancers that adapters exist for, as data: what each is called and needs. Imports no adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of balancer. `needs` and `takes`: keys of its table, without `kind`, `name` and `wait`."""
+
+    title: str
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    change: str  # how a change reaches it
+    restart: str  # what its restart does to its targets
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "gateway": Kind(
+        title="the embedded gateway",
+        change="its control socket",
+        restart="comes back with its targets, from its file",
+    ),
+    "haproxy": Kind(
+        title="HAProxy",
+        needs=("socket",),
+        takes=("backend", "file", "check"),
+        change="its runtime API",
+        restart="comes back with its targets, from a file of its configuration",
+    ),
+    "envoy": Kind(
+        title="Envoy",
+        needs=("url", "file"),
+        takes=("backend",),
+        change="a file of endpoints that it watches",
+        restart="comes back with its targets, from that file",
+    ),
+}

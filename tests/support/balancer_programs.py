@@ -1,0 +1,204 @@
+"""Real balancers, started with the configurations that `orchestrator balancer example` prints.
+
+They are in tools/balancers/install.sh's environment. Tests that use one are skipped without it, unless
+ORCHESTRATOR_REQUIRE_BALANCERS=1 makes its absence a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import aiohttp
+import pytest
+
+from cloud.balancers.envoy import EnvoyCluster
+from cloud.balancers.examples import Place, example
+from cloud.balancers.haproxy import HaproxyBackend
+from cloud.clock import SystemClock
+from cloud.ports import LoadBalancer
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIRE_BALANCERS = "ORCHESTRATOR_REQUIRE_BALANCERS"
+VENV = Path(os.environ.get("BALANCERS_VENV", ROOT / ".venv-balancers"))
+PATIENCE = 30.0
+
+
+def missing(*programs: str) -> str:
+    """What cannot be had here, in words; empty where everything is there."""
+    absent = [name for name in programs if not (VENV / "bin" / name).exists()]
+    return f"no {', '.join(absent)} in {VENV}: make balancers-env" if absent else ""
+
+
+def need(*programs: str) -> None:
+    """Skip the test without these programs, or fail where they are required."""
+    if why := missing(*programs):
+        if os.environ.get(REQUIRE_BALANCERS):
+            pytest.fail(why)
+        pytest.skip(why)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class BalancerProgram:
+    """One real balancer in a folder of its own; started again, it is another process with the same files."""
+
+    kind: ClassVar[str]
+    programs: ClassVar[tuple[str, ...]]
+
+    def __init__(self, directory: Path | None = None, account: Any = None, **place: Any) -> None:
+        # Paths of sockets are short.
+        self.folder = Path(tempfile.mkdtemp(prefix="so-balancer-"))
+        self._place = place
+        self.place: Place | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self._adapters: list[Any] = []
+
+    @property
+    def url(self) -> str:
+        """Where clients send their requests."""
+        assert self.place is not None
+        return f"http://127.0.0.1:{self.place.listen_port}"
+
+    def write(self) -> Place:
+        """Write the example, once."""
+        if self.place is None:
+            listen, admin = free_ports(2)
+            given = {"interval": 0.05, "fall": 1} | self._place
+            self.place = Place(
+                pool="test",
+                listen_host="127.0.0.1",
+                listen_port=listen,
+                admin_port=admin,
+                folder=str(self.folder),
+                run=str(self.folder),
+                **given,
+            )
+            for name, text in example(self.kind, self.place).items():
+                (self.folder / name).write_text(text, encoding="utf-8")
+        return self.place
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        for program in self.programs:
+            need(program)
+        place = self.write()
+        self.process = await asyncio.create_subprocess_exec(
+            *self.command(place),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=(self.folder / "log").open("ab"),
+            start_new_session=True,
+        )
+        async with asyncio.timeout(PATIENCE):
+            while not await self.answers():
+                if self.process.returncode is not None:
+                    raise AssertionError((self.folder / "log").read_text()[-2000:])
+                await asyncio.sleep(0.02)
+
+    async def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it, with its group."""
+        for adapter in self._adapters:
+            if hasattr(adapter, "flush"):
+                await adapter.flush()
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, how)
+            await self.process.wait()
+            self.process = None
+
+    def signal(self, what: signal.Signals) -> None:
+        """Send its group a signal; SIGSTOP has stopped it when this returns."""
+        assert self.process is not None
+        os.killpg(self.process.pid, what)
+        while what is signal.SIGSTOP and self._state() != "T":
+            time.sleep(0.001)
+
+    def _state(self) -> str:
+        """The letter of ps for its process."""
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2][0]
+
+    def remove(self) -> None:
+        """Remove its folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def know(self, name: str, address: str) -> None:
+        """Its targets carry their ids, or are written down by the adapter."""
+
+    def adapter(self) -> LoadBalancer:
+        """A new adapter, as another daemon would make it."""
+        made = self.make(self.write())
+        self._adapters.append(made)
+        return made
+
+    def make(self, place: Place) -> LoadBalancer:
+        raise NotImplementedError
+
+    def command(self, place: Place) -> list[str]:
+        raise NotImplementedError
+
+    async def answers(self) -> bool:
+        """Whether clients get an answer, an error included."""
+        try:
+            async with aiohttp.ClientSession() as session, session.get(self.url + "/v1/none"):
+                return True
+        except (aiohttp.ClientError, OSError):
+            return False
+
+
+class Haproxy(BalancerProgram):
+    """HAProxy with its two files."""
+
+    kind = "haproxy"
+    programs = ("haproxy",)
+    check = "check inter 50ms fastinter 20ms fall 1 rise 1"
+
+    def command(self, place: Place) -> list[str]:
+        files = [word for name in ("haproxy.cfg", "servers.cfg") for word in ("-f", f"{place.folder}/{name}")]
+        return [str(VENV / "bin" / "haproxy"), "-db", *files]
+
+    def make(self, place: Place) -> LoadBalancer:
+        return HaproxyBackend(
+            socket=self.folder / "haproxy.sock",
+            backend="test",
+            clock=SystemClock(),
+            servers_file=self.folder / "servers.cfg",
+            check=self.check,
+        )
+
+
+class Envoy(BalancerProgram):
+    """Envoy with its file of endpoints."""
+
+    kind = "envoy"
+    programs = ("envoy",)
+
+    def command(self, place: Place) -> list[str]:
+        own = ["--concurrency", "1", "--base-id", str(place.listen_port), "-l", "warning"]
+        return [str(VENV / "bin" / "envoy"), "-c", f"{place.folder}/envoy.yaml", *own]
+
+    def make(self, place: Place) -> LoadBalancer:
+        return EnvoyCluster(
+            admin=f"http://127.0.0.1:{place.admin_port}",
+            file=self.folder / "endpoints.json",
+            cluster="test",
+            clock=SystemClock(),
+        )
+
+
+PROGRAMS: dict[str, type[BalancerProgram]] = {"haproxy": Haproxy, "envoy": Envoy}
