@@ -99,8 +99,9 @@ class PoolDoctor:
 
     def _proof(self) -> Findings:
         """How what the pool uses is proved."""
-        balancer = "target-group" if self._gateway is None else "gateway"
-        return pool.proof(self._settings.cloud.row, [balancer], self._settings.engine.kind)
+        used: list[str] = [table.kind for table in self._settings.balancer]
+        used += ["target-group"] if self._settings.cloud.target_group else []
+        return pool.proof(self._settings.cloud.row, used or ["gateway"], self._settings.engine.kind)
 
     def _break_even(self) -> Findings:
         """What the last week cost against the API, by what gateways and daemon counted."""

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_SKIPPED = {".venv", ".venv-vllm", ".venv-balancers", ".venv-clients", ".git", ".cache", "node_modules", "build", "dist"}
+_SKIPPED = {
+    ".venv",
+    ".venv-vllm",
+    ".venv-balancers",
+    ".venv-clients",
+    ".git",
+    ".cache",
+    "node_modules",
+    "build",
+    "dist",
+}
 PAGES = sorted(f for f in ROOT.rglob("*.md") if not set(f.relative_to(ROOT).parts) & _SKIPPED)
 
 _FENCE = re.compile(r"(?ms)^```(\w*)\n(.*?)^```$")
