@@ -10,7 +10,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aiohttp import web
-
 from azure_stand_in.arm import application
 from azure_stand_in.state import State
 
