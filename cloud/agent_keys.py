@@ -34,6 +34,8 @@ MOST_AT_ONCE: Final = 8
 CARRIED = {
     "gpus": "from cloud.node_gpus import NVML, Gpus, Xids\n",
     "log": "from cloud.node_log import StartLog\n",
+    "notices": "from cloud.node_notices import "
+    "CLOUDS, LAST_WORD_SECONDS, is_stopping, read_json, reader_of, told_notice\n",
 }
 """Neighbours of the agent that travel in its program, and how it imports them."""
 _CHALLENGE_LENGTH = 160

@@ -2,10 +2,13 @@
 """Runs on a node: tells the control host what the instance metadata and the GPUs say.
 
 Standard library and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that a node needs nothing. It
-polls EC2's instance metadata (IMDSv2) for notices, asks NVML or nvidia-smi for the GPUs, reads the kernel log
-for Xid errors, the boot report of `cloud.node_start` and the engine's log until it serves, and pushes what it
-knows as one JSON report: every few seconds as a heartbeat, at once when there is a notice. A report holds the
-whole state, so a lost one costs nothing but time.
+reads the notices in the metadata of EC2, Compute Engine or Azure, asks NVML or nvidia-smi for the GPUs, reads
+the kernel log for Xid errors, the boot report of `cloud.node_start` and the engine's log until it serves, and
+pushes what it knows as one JSON report: every few seconds as a heartbeat, at once when there is a notice. A
+report holds the whole state, so a lost one costs nothing but time.
+
+Where it is ended because systemd stops the machine, it has a last word on any cloud: an interruption, twenty
+seconds from then.
 
 Every report is signed with the node's own key and numbered within a session that the control host names in
 its answers: it can be neither forged nor replayed, and it speaks for this node only. The key is read from
@@ -18,10 +21,11 @@ Examples:
   python3 -m cloud.node_agent --url http://10.0.0.5:9465 --key-file /run/node-agent/key
   python3 -m cloud.node_agent --once      print what it sees and exit; needs neither --url nor a key
   python3 -m cloud.node_agent --once --imds http://127.0.0.1:1338
+  python3 -m cloud.node_agent --cloud none --node-id rack-7 --url http://10.0.0.5:9465
 """
 
-# This file runs where nothing of the project is installed and on older Pythons: hence time, threads and
-# timezone.utc instead of the project's Clock, asyncio and datetime.UTC.
+# This file runs where nothing of the project is installed and on older Pythons: hence time and threads
+# instead of the project's Clock and asyncio.
 from __future__ import annotations
 
 import argparse
@@ -39,29 +43,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from cloud.node_boot import BOOT_FILE
 from cloud.node_gpus import NVML, Gpus, Xids
 from cloud.node_log import StartLog
-from cloud.node_metadata import (
-    IMDS,
-    MOST_READ,
-    Metadata,
-    Refused,
-    fetch,
-    node_id,
-)
+from cloud.node_metadata import IMDS, MOST_READ, Refused, fetch
+from cloud.node_notices import CLOUDS, LAST_WORD_SECONDS, is_stopping, read_json, reader_of, told_notice
 
 SCHEMA = "node-report/1"
-MOST_NOTICES = 16
 MOST_CHECKS = 16
 MOST_STAGES = 8
 LOG_LINES = 5000  # of an engine's log that are read at first
-OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
+WAIT_AGAIN = 0.2  # s between two waits for a change of the metadata, and before one that failed is repeated
 XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f]+:[0-9A-Fa-f:.]+)(?: GPU-I:\d+)?\): (\d+)(?:, (.*))?")
 
 
@@ -76,57 +71,6 @@ def signature(key: bytes, node: str, body: bytes) -> str:
     The control host checks reports with this function and `node_key`.
     """
     return hmac.new(key, b"\n".join((SCHEMA.encode(), node.encode(), body)), hashlib.sha256).hexdigest()
-
-
-def read_notices(get: Callable[[str], str | None], now: float) -> list[dict[str, Any]]:
-    """Every notice that the metadata shows, the most urgent first. Raises Refused when it cannot be read."""
-    found = []
-    action = _json(get("meta-data/spot/instance-action"))
-    if isinstance(action, dict):
-        found.append(_notice("interruption", _time(action.get("time")), str(action.get("action", ""))))
-    else:
-        # Older than instance-action; it may hold a time long past or no time at all.
-        ends = _time(get("meta-data/spot/termination-time"))
-        if ends is not None and ends > now - 300:
-            found.append(_notice("interruption", ends, "terminate"))
-    recommended = _json(get("meta-data/events/recommendations/rebalance"))
-    if isinstance(recommended, dict):
-        found.append(_notice("rebalance", None, ""))
-    events = _json(get("meta-data/events/maintenance/scheduled"))
-    for event in events if isinstance(events, list) else []:
-        if isinstance(event, dict) and event:
-            over = str(event.get("State", "")).lower() in OVER
-            code, identity = str(event.get("Code", "")), str(event.get("EventId", ""))
-            found.append(_notice("maintenance", _time(event.get("NotBefore")), code, identity, over))
-    return found[:MOST_NOTICES]
-
-
-def _notice(
-    kind: str, deadline: float | None, what: str, event: str = "", over: bool = False
-) -> dict[str, Any]:
-    return {"kind": kind, "deadline": deadline, "what": what[:64], "event": event[:64], "cancelled": over}
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _time(value: Any) -> float | None:
-    """Seconds since the epoch of a time as EC2 writes it, None for anything else."""
-    if not isinstance(value, str) or len(value) > 64:
-        return None
-    text = value.strip()
-    try:
-        try:
-            at = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-        except ValueError:
-            at = parsedate_to_datetime(text)
-        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
 
 
 class KernelLog:
@@ -192,7 +136,7 @@ def read_boot(path: str) -> dict[str, Any] | None:
             body = file.read(MOST_READ) or b""
     except OSError:
         return None
-    boot = _json(body.decode("utf-8", "replace"))
+    boot = read_json(body.decode("utf-8", "replace"))
     if not isinstance(boot, dict) or boot.get("schema") != 1:
         return None
     at, restarts, checks = boot.get("at"), boot.get("restarts"), boot.get("checks")
@@ -236,7 +180,10 @@ class Agent:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._imds = Metadata(options.imds)
+        self._reader: Any = None  # of the metadata, once it is known whose they are
+        self._notices: dict[str, list[dict[str, Any]]] = {"shutdown": [], "change": [], "look": []}
+        self._sent: list[dict[str, Any]] = []  # the notices of the last report that was taken up
+        self._last_word_taken = threading.Event()
         self._gpus = Gpus(options.nvidia_smi, "" if options.nvml == "off" else options.nvml)
         self._log = KernelLog(options.kernel_log)
         https = options.url.startswith("https:")
@@ -249,20 +196,47 @@ class Agent:
         self.node = options.node_id
         errors = ("metadata_error", "gpu_error", "xid_error")
         self.known: dict[str, Any] = dict.fromkeys(errors, "not asked yet")
-        self.known.update(life_cycle="", notices=[], gpus=[], xids=[], boot=None, engine=None)
+        self.known.update(cloud="", life_cycle="", notices=[], gpus=[], xids=[], boot=None, engine=None)
         self._followed = None
 
     def look_at_metadata(self) -> None:
         """Poll the metadata once. What was seen before holds while it does not answer."""
+        if self._options.cloud == "none":
+            self._learn(metadata_error="")
+            return
         try:
-            if not self.node:
-                self.node = node_id((self._imds.get("meta-data/instance-id") or "").strip())
+            reader = self._reader or reader_of(self._options.cloud, self._options.imds)
+            if not self.node or not self.known["life_cycle"]:
+                node, cycle = reader.identity()
+                self.node = self.node or node
+                self._learn(cloud=reader.cloud, life_cycle=cycle)
                 self._news.set()
-            cycle = self.known["life_cycle"] or self._imds.get("meta-data/instance-life-cycle") or ""
-            notices = read_notices(self._imds.get, time.time())  # noqa: TID251
-            self._learn(life_cycle=cycle.strip()[:32], notices=notices, metadata_error="")
+            self._reader = reader
+            found = reader.notices(time.time())  # noqa: TID251
+            self._learn(metadata_error="")
+            self._notice("look", found)
         except Refused as refused:
             self._learn(metadata_error=str(refused)[:200])
+
+    def wait_for_change(self) -> None:
+        """Wait for a notice where the metadata say so by themselves. Raises Refused."""
+        if self._reader is not None and self._reader.waits:
+            self._notice("change", self._reader.changed())
+
+    def last_word(self) -> None:
+        """End the agent; where the machine is stopping, once that was said, or nobody can hear it."""
+        if is_stopping(self._options.systemctl):
+            deadline = time.time() + LAST_WORD_SECONDS  # noqa: TID251
+            self._notice("shutdown", [told_notice("interruption", deadline, "shutdown", "shutdown")])
+            self._last_word_taken.wait(LAST_WORD_SECONDS)
+        os._exit(0)
+
+    def _notice(self, where: str, found: list[dict[str, Any]]) -> None:
+        """Take up the notices of one source; those of the others hold."""
+        with self._lock:
+            self._notices[where] = found
+            notices = [notice for part in self._notices.values() for notice in part]
+        self._learn(notices=notices)
 
     def look_at_gpus(self) -> None:
         """Ask the GPUs once."""
@@ -341,8 +315,9 @@ class Agent:
                 trust=self._trust,
             )
             if status == 204:
+                self._sent = report["notices"]
                 return True
-            told = _json(answer.decode("utf-8", "replace"))
+            told = read_json(answer.decode("utf-8", "replace"))
             if status != 409 or not isinstance(told, dict) or not isinstance(told.get("session"), str):
                 text = answer[:200].decode("utf-8", "replace")
                 raise Refused(f"the control host refused: status {status}: {' '.join(text.split())}")
@@ -356,6 +331,7 @@ class Agent:
         options = self._options
         for look, every in (
             (self.look_at_metadata, options.interval),
+            (self.wait_for_change, WAIT_AGAIN),
             (self.look_at_gpus, options.gpu_interval),
             (self.look_at_log, options.interval),
             (self.look_at_boot, options.interval),
@@ -365,6 +341,8 @@ class Agent:
         quickest = pause = min(1.0, options.heartbeat)
         while True:
             taken = self._push_safely()
+            if taken and any(notice["event"] == "shutdown" for notice in self._sent):
+                self._last_word_taken.set()
             # With a notice in hand the next try comes soon; a notice that arrives cuts the wait short.
             pause = quickest if taken or self.known["notices"] else min(options.heartbeat, pause * 2)
             self._news.wait(options.heartbeat if taken else pause)
@@ -376,7 +354,8 @@ class Agent:
                 look()
             except Exception as error:  # whatever it is, the next look may work
                 self._say(look.__name__, f"{type(error).__name__}: {error}")
-            time.sleep(every)  # noqa: TID251
+            pace = self._reader.pace if self._reader is not None and look == self.look_at_metadata else every
+            time.sleep(min(every, pace))  # noqa: TID251
 
     def _push_safely(self) -> bool:
         if not self.node:
@@ -412,6 +391,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--key-file", default="/run/node-agent/key", help="file with this node's key in hex (%(default)s)")
     add("--ca-file", default="", help="certificates to trust for an https:// URL (the system's)")
     add("--node-id", default="", help="this node's id (from the metadata)")
+    add("--cloud", default="auto", choices=("auto", *CLOUDS, "none"), help="whose metadata (%(default)s)")
     add("--imds", default=imds, help="the instance metadata service (%(default)s)")
     add("--nvml", default=NVML, help='the library that knows the GPUs, or "off" (%(default)s)')
     add("--nvidia-smi", default="nvidia-smi", help="the command to ask without that library (%(default)s)")
@@ -419,6 +399,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--boot-file", default=BOOT_FILE, help="how far the start of the engine came (%(default)s)")
     add("--journalctl", default="journalctl", help="the command that has its log (%(default)s)")
     add("--engine-unit", default="orchestrator-engine", help="the unit whose log it is (%(default)s)")
+    add("--systemctl", default="systemctl", help="the command that knows of a shutdown (%(default)s)")
     add("--interval", type=_seconds, default=5.0, help="seconds between polls of the metadata (%(default)s)")
     add("--gpu-interval", type=_seconds, default=15.0, help="seconds between looks at GPUs (%(default)s)")
     add("--heartbeat", type=_seconds, default=10.0, help="seconds between reports (%(default)s)")
@@ -426,6 +407,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.once and urlsplit(options.url).scheme not in ("http", "https"):
         parser.error("--url: give the control host's address, such as http://10.0.0.5:9465, or use --once")
+    if options.cloud == "none" and not options.node_id:
+        parser.error("--cloud none: no metadata say which node this is; give its --node-id")
     return options
 
 
@@ -434,6 +417,25 @@ def _seconds(text: str) -> float:
     if not 0.01 <= value <= 3600:
         raise argparse.ArgumentTypeError("seconds between 0.01 and 3600")
     return value
+
+
+def _when_ended(act: Callable[[], None]) -> None:
+    """Have a thread of its own act on SIGTERM, at once.
+
+    Python's handlers run in the main thread only, which may sleep on until its wait is over when the signal
+    comes just before it, or to another thread. The file that is written for each signal wakes the thread.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while signal.SIGTERM not in os.read(reading, 16):
+            pass
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -445,7 +447,7 @@ def main(arguments: list[str] | None = None) -> int:
             look()
         print(json.dumps(agent.report(), indent=2))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    _when_ended(agent.last_word)
     with contextlib.suppress(KeyboardInterrupt):
         agent.run()
     return 0

@@ -34,10 +34,12 @@ def fetch(
     timeout: float = 2.0,
     trust: ssl.SSLContext | None = None,
     most: int = MOST_READ,
+    told: dict[str, str] | None = None,
 ) -> tuple[int, bytes]:
     """One request: status and body. It ends after about `timeout` seconds, name lookup apart.
 
-    Raises Refused when there is no answer, or one of more than `most` bytes.
+    `told` gets the headers of the answer, by their names in small letters. Raises Refused when there is no
+    answer, or one of more than `most` bytes.
 
     No proxies and no redirects: both addresses are given and near. The time-outs of sockets count from the
     last byte, so a server that drips bytes is cut off by closing the connection from a timer.
@@ -64,6 +66,8 @@ def fetch(
         connection.request(method, path, body=body, headers=headers or {})
         answer = connection.getresponse()
         found = answer.read(most + 1)
+        if told is not None:
+            told.update((name.lower(), value) for name, value in answer.getheaders())
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Refused(f"{url}: {type(error).__name__}: {error}") from None
     finally:

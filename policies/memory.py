@@ -70,7 +70,7 @@ from policies.events import (
     TargetsApplied,
 )
 from policies.memory_builder import MemoryBuilder
-from policies.model import TAKES_SPOT, Market, Notice, NoticeKind, TargetPhase
+from policies.model import TAKES_SPOT, Confidence, Market, Notice, NoticeKind, TargetPhase
 from policies.records import (
     DrainRecord,
     Intent,
@@ -303,7 +303,7 @@ def _noticed(builder: MemoryBuilder, event: NoticeSeen) -> None:
         _early(builder, notice)
         return
     notices = add_notice(record.notices, notice)
-    if notices is record.notices or not concerns(notice, record):
+    if notices is record.notices or not concerns(notice, record) or _says_what_we_did(builder, notice):
         return
     builder.node(notice.node, notices=notices)
     if notice.cancelled:
@@ -318,6 +318,13 @@ def _noticed(builder: MemoryBuilder, event: NoticeSeen) -> None:
         if warned and notice.deadline is not None:
             # A node younger than a notice is told late: it says nothing of how much warning there is.
             builder.timed(hazard.NOTICE_LEAD, max(0.0, notice.deadline - event.at))
+
+
+def _says_what_we_did(builder: MemoryBuilder, notice: Notice) -> bool:
+    """The node says that it goes, and we had asked for that: a machine's last word comes with every end."""
+    intents = builder.get("intents")
+    asked = (intent_key(notice.node, kind) for kind in (ActionKind.TERMINATE, ActionKind.STOP))
+    return notice.confidence is Confidence.REPORTED and any(key in intents for key in asked)
 
 
 def _takes_spot(notices: Iterable[Notice]) -> bool:

@@ -225,6 +225,14 @@ def test_preemptions_are_counted(cause: GoneCause, preemptions: int, without: in
     assert memory.intents == {}  # no call on a node outlives it
 
 
+def test_what_a_node_says_of_an_end_that_we_asked_for_is_no_reclaim() -> None:
+    last_word = notice(at=60.0, confidence=Confidence.REPORTED)
+    memory = replay([seen(), ending(), last_word])
+    assert (memory.nodes["n"].notices, memory.reclaims) == ((), {})
+    assert replay([seen(), last_word]).reclaims.keys() == {SPOT}  # nobody here asked for it
+    assert replay([seen(), ending(), notice(at=60.0)]).reclaims.keys() == {SPOT}  # the cloud's own word
+
+
 def test_that_machines_have_ended_is_remembered_for_an_hour_and_of_so_many() -> None:
     first = replace(gone(at=90.0), ended=True)
     memory = replay([seen(), first])

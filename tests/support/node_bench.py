@@ -72,7 +72,7 @@ def running_imds() -> Iterator[Imds]:
 
 
 class Machine:
-    """One node: its metadata, and agents that run on it."""
+    """One node: its metadata, and agents that run on it. Its systemd runs, until `stop_system`."""
 
     def __init__(self, imds: Imds, directory: Path, id: str = "", **values) -> None:
         self.id = id or f"i-{next(_numbers):017x}"
@@ -96,6 +96,8 @@ class Machine:
         self.key = self.directory / "key"
         self.key.write_text(node_key(SECRET, self.id).hex() + "\n")
         self.boot = self.directory / "boot.json"
+        self.systemctl = self.directory / "systemctl"
+        self._system_is("running")
         self._processes: list[subprocess.Popen] = []
 
     def order(self, name: str, **values):
@@ -110,6 +112,16 @@ class Machine:
     def show_gpus(self, script: str) -> None:
         self.gpus.write_text(f"#!/bin/sh\n{script}\n")
         self.gpus.chmod(0o755)
+
+    def stop_system(self, *, signals: bool = True) -> None:
+        """Have its systemd stop the machine: it says so, and ends the agents with signals."""
+        self._system_is("stopping")
+        for process in self._processes if signals else ():
+            process.terminate()
+
+    def _system_is(self, state: str) -> None:
+        self.systemctl.write_text(f"#!/bin/sh\necho {state}\n[ {state} = running ]\n")
+        self.systemctl.chmod(0o755)
 
     def record(self, name: str, directory: Path = RECORDED) -> None:
         """Have its GPUs say what was recorded under a name: to nvidia-smi, to NVML, or in the kernel log."""
@@ -129,6 +141,7 @@ class Machine:
         """Options of an agent that looks at this machine, often."""
         return [
             *("--imds", self.url, "--nvidia-smi", str(self.gpus), "--kernel-log", str(self.log)),
+            *("--systemctl", str(self.systemctl)),
             *("--nvml", "off"),  # this machine may have a GPU
             *(
                 "--key-file",

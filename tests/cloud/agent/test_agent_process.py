@@ -1,9 +1,14 @@
 """The agent as a process, between a metadata service and a receiver that both misbehave."""
 
 import asyncio
+import ctypes
 import json
+import os
+import platform
+import signal
 import ssl
 import subprocess
+import time
 from contextlib import aclosing
 
 import pytest
@@ -208,3 +213,72 @@ async def test_nodes_are_kept_apart(machine, serve, until):
     nodes[2].key.write_text(nodes[0].key.read_text())
     await until(lambda: served.receiver.refused["signature"] >= 1)
     assert not served.receiver._held
+
+
+# -- other clouds, and the end of the machine ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cloud", "seconds"), [("gcp", 120.0), ("azure", 25.0)])
+async def test_a_preemption_on_any_cloud_arrives_with_its_deadline(machine, serve, cloud, seconds):
+    served = await serve()
+    node = machine(cloud=cloud, **({"notice": 120} if cloud == "gcp" else {}))
+    node.start("--url", served.url)
+    asked = time.time()
+    node.order("preempt", after=25.0)
+    (notice,) = await told(served.receiver, 1)
+    assert (notice.node, notice.kind) == (node.id, NoticeKind.INTERRUPTION)
+    assert notice.confidence is Confidence.REPORTED
+    assert asked + seconds - 1.0 <= notice.deadline <= time.time() + seconds
+
+
+async def test_a_machine_that_systemd_stops_says_so_on_any_cloud(machine, serve, until):
+    served, node = await serve(), machine()
+    processes = [node.start("--cloud", "none", "--node-id", node.id, "--url", served.url)]
+    await until(lambda: served.receiver.report(node.id) is not None)
+    asked = time.time()
+    node.stop_system()
+    (notice,) = await told(served.receiver, 1)
+    assert (notice.node, notice.kind) == (node.id, NoticeKind.INTERRUPTION)
+    assert asked + 20.0 <= notice.deadline <= time.time() + 20.0
+    assert [await asyncio.to_thread(p.wait, PATIENCE) for p in processes] == [0]
+
+
+async def test_the_last_word_is_not_late_when_another_thread_gets_the_signal(machine, serve, until):
+    served, node = await serve(), machine()
+    process = node.start("--url", served.url, "--heartbeat", "600")
+    await until(lambda: served.receiver.report(node.id) is not None)
+    other = max(map(int, os.listdir(f"/proc/{process.pid}/task")))
+    assert other != process.pid
+    node.stop_system(signals=False)
+    tgkill = {"x86_64": 234, "aarch64": 131}[platform.machine()]
+    assert ctypes.CDLL(None).syscall(tgkill, process.pid, other, signal.SIGTERM) == 0
+    (notice,) = await told(served.receiver, 1)
+    assert notice.kind is NoticeKind.INTERRUPTION
+
+
+async def test_an_agent_that_is_stopped_alone_says_nothing(machine, serve, until):
+    served, node = await serve(), machine()
+    process = node.start("--url", served.url)
+    await until(lambda: served.receiver.report(node.id) is not None)
+    process.terminate()
+    assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+    assert served.receiver.age() == 0.0
+
+
+async def test_the_last_word_does_not_take_the_place_of_what_the_cloud_said(machine, serve, until):
+    served, node = await serve(), machine()
+    node.start("--url", served.url)
+    node.order("interrupt", after=100.0)
+    (first,) = await told(served.receiver, 1)
+    node.stop_system()
+    (last,) = await told(served.receiver, 1)
+    assert last.id != first.id
+    assert last.deadline < first.deadline - 60.0
+
+
+def test_an_agent_without_metadata_needs_the_nodes_id():
+    refused = subprocess.run(
+        [*AGENT, "--cloud", "none", "--once"], capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 2
+    assert "--node-id" in refused.stderr

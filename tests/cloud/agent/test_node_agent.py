@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from node_bench import AGENT
 
 import cloud.node_agent as agent
-from cloud.node_agent import KernelLog, read_notices
+from cloud.node_agent import KernelLog
 from cloud.node_gpus import MOST_XIDS
 from cloud.node_metadata import Metadata, Refused
+from cloud.node_notices import read_ec2
 
 NOW = 1_800_000_000.0
 ACTION = "meta-data/spot/instance-action"
@@ -39,7 +40,7 @@ def test_help_shows_examples_and_a_missing_address_says_what_to_do():
 
 def notices(**documents):
     names = {"action": ACTION, "ends": ENDS, "rebalance": REBALANCE, "scheduled": SCHEDULED}
-    return read_notices({names[key]: text for key, text in documents.items()}.get, NOW)
+    return read_ec2({names[key]: text for key, text in documents.items()}.get, NOW)
 
 
 def test_metadata_without_news_is_no_notice():
@@ -136,7 +137,7 @@ odd = st.sampled_from(["", "[]", "{}", "[{}]", "null", "7", '{"time": []}', '[{"
 @given(st.tuples(*[st.none() | odd | st.text(max_size=60)] * 4))
 def test_any_metadata_can_be_read(texts):
     documents = dict(zip((ACTION, ENDS, REBALANCE, SCHEDULED), texts, strict=True))
-    json.dumps(read_notices(documents.get, NOW))
+    json.dumps(read_ec2(documents.get, NOW))
 
 
 # -- the metadata service ----------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
-"""A stand-in for EC2's instance metadata: one address for each node, IMDSv2's exact token flow.
+"""A stand-in for the metadata of EC2 (IMDSv2's exact token flow), Compute Engine and Azure: one address for
+each node.
 
 Runs as a process and prints {"url": ...}, where it takes orders: POST /_imds/ORDER with a JSON body. It ends
 when its standard input does.
 
-node      {id, market, type, zone, required, enabled}   gives {"url": ...}: the metadata of a new node
+node      {id, cloud, market, zone, ...}                gives {"url": ...}: the metadata of a new node; what
+                                                        else there is says the class of the `cloud`: Node
+                                                        ("aws", the default), GceNode, AzureNode
 set       {node, required, enabled}                     change whether tokens are needed, whether it answers
 interrupt {node, after, action, legacy, ends}           a spot notice, `after` seconds from now or at `ends`;
                                                         `legacy`: only in the older document
@@ -11,6 +14,8 @@ recommend {node}                                        a rebalance recommendati
 maintain  {node, events}                                the list of scheduled events, as it is
 put       {node, path, text}                            any document below /latest/; text null removes it
 expire    {node}                                        every token given out so far is refused
+preempt   {node, after, status, identity, machines}     a preemption on Compute Engine or Azure
+schedule  {node, events}                                Azure: [kind, seconds from now, id, status] of each
 fault     {node, path, kind, times}                     see _misbehave; `path` is a prefix below /latest/
 calls     {node}                                        gives how often each path was asked for
 """
@@ -24,6 +29,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
+
+from others import AzureHandler, AzureNode, GceHandler, GceNode, azure_event
 
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 TOKEN = "X-aws-ec2-metadata-token"
@@ -196,9 +203,23 @@ class Orders(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _node(self, **values):
-        node = self.nodes[values["id"]] = Node(**values)
-        return {"url": serve(Handler, node)}
+    def _node(self, cloud="aws", **values):
+        kinds = {"aws": (Node, Handler), "gcp": (GceNode, GceHandler), "azure": (AzureNode, AzureHandler)}
+        make, handler = kinds[cloud]
+        node = self.nodes[values["id"]] = make(**values)
+        return {"url": serve(handler, node)}
+
+    def _preempt(self, node, after=30.0, status="Scheduled", identity="", machines=None):
+        there = self.nodes[node]
+        if isinstance(there, AzureNode):
+            there.schedule([azure_event(node, "Preempt", after, status, identity, machines)])
+        else:
+            there.put("instance/preempted", "TRUE")
+
+    def _schedule(self, node, events):
+        self.nodes[node].schedule(
+            [azure_event(node, kind, after, status, identity) for kind, after, identity, status in events]
+        )
 
     def _set(self, node, **values):
         for name, value in values.items():
@@ -220,7 +241,9 @@ class Orders(BaseHTTPRequestHandler):
         self.nodes[node].documents["meta-data/events/maintenance/scheduled"] = json.dumps(events)
 
     def _put(self, node, path, text):
-        if text is None:
+        if isinstance(self.nodes[node], GceNode):
+            self.nodes[node].put(path, text)
+        elif text is None:
             self.nodes[node].documents.pop(path, None)
         else:
             self.nodes[node].documents[path] = text
