@@ -1,9 +1,10 @@
 """The permissions that the daemon needs on AWS and no more, as an IAM policy for one pool.
 
 What cannot be narrowed by resource (Describe calls) is allowed on all. Machines may be launched only with
-the pool's tag, and only machines with that tag may be stopped, started or ended, so that a fault of ours,
-or somebody with the daemon's keys, reaches nothing else. Tags may be written at a launch only: a machine that
-is not ours can never be made ours.
+the pool's tag, by the pool's launch template with its security groups, of the pool's types and with IMDSv2,
+and only machines with that tag may be stopped, started or ended, so that a fault of ours, or somebody with
+the daemon's keys, reaches nothing else. Tags may be written at a launch only: a machine that is not ours can
+never be made ours.
 
 Source of actions, resources and condition keys: the Service Authorization Reference of AWS.
 """
@@ -40,6 +41,7 @@ def policy(
         _statement(
             "Look",
             [
+                "ec2:DescribeInstanceStatus",
                 "ec2:DescribeInstances",
                 "ec2:DescribeSpotInstanceRequests",
                 "ec2:DescribeSpotPriceHistory",
@@ -238,33 +240,80 @@ def encrypting(regions: Sequence[str], key: str) -> list[dict[str, Any]]:
 
 
 def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
-    """Launches carry the tag, and use nothing but the configured subnets."""
-    made, used, tagged = [], [], []
-    for place in places:
-        made += [_ec2(place.region, f"{kind}/*") for kind in ("instance", "volume")]
-        tagged += [
-            _ec2(place.region, f"{kind}/*") for kind in ("network-interface", "spot-instances-request")
-        ]
-        used += [_ec2(place.region, f"subnet/{subnet}") for subnet in place.subnets.values()]
-        used += [
-            _ec2(place.region, f"{kind}/*")
-            for kind in (
-                "key-pair",
-                "launch-template",
-                "network-interface",
-                "security-group",
-                "spot-instances-request",
-            )
-        ]
-        # Images and snapshots may belong to nobody in particular.
-        used += [
-            f"arn:{_partition(place.region)}:ec2:{place.region}::{kind}/*" for kind in ("image", "snapshot")
-        ]
-    return [
-        _statement("LaunchTagged", ["ec2:RunInstances"], made, {f"aws:RequestTag/{POOL_TAG}": pool}),
-        _statement("LaunchWith", ["ec2:RunInstances"], used),
-        _statement("TagAtLaunch", ["ec2:CreateTags"], made + tagged, {"ec2:CreateAction": "RunInstances"}),
+    """Launches by the pool's own template alone, with the tag, of the configured types, with IMDSv2, into the
+    configured subnets; security groups, key pair and image are those of the template.
+
+    EC2 judges a launch by each resource that it makes or uses, with the keys that this resource has: whether
+    it "is a launch template resource" means that the template names it and the call does not. A template that
+    is given by name has no ARN that could be written down: it must carry the pool's tag, as the one that
+    bootstrap makes does.
+    """
+    regions = [place.region for place in places]
+    by_id = [place for place in places if place.template.startswith("lt-")]
+    by_name = [place.region for place in places if not place.template.startswith("lt-")]
+    templates = sorted(_template(place) for place in places)
+    types = sorted({name for place in places for name in place.instance_types})
+    tagged, from_template = (
+        {f"aws:RequestTag/{POOL_TAG}": pool},
+        {"ArnLike": {"ec2:LaunchTemplate": templates}},
+    )
+    machine = {
+        **tagged,
+        "ec2:InstanceType": types,
+        "ec2:MetadataHttpTokens": "required",
+        "ec2:MetadataHttpPutResponseHopLimit": "1",
+    }
+    made = _resources(regions, "volume")
+    free = _resources(regions, "network-interface", "spot-instances-request")
+    subnets = [_ec2(p.region, f"subnet/{subnet}") for p in places for subnet in p.subnets.values()]
+    # Images and snapshots may belong to nobody in particular.
+    images = [_public(p.region, f"image/{p.image}") for p in places if p.image]
+    snapshots = [_public(region, "snapshot/*") for region in regions]
+    named = _resources(regions, "security-group", "key-pair")
+    named += [_public(p.region, "image/*") for p in places if not p.image]
+    found = [
+        _statement(
+            "LaunchMachine", ["ec2:RunInstances"], _resources(regions, "instance"), machine, from_template
+        ),
+        _statement("LaunchVolume", ["ec2:RunInstances"], made, tagged, from_template),
+        _statement(
+            "LaunchInto", ["ec2:RunInstances"], subnets + free + images + snapshots, more=from_template
+        ),
+        _statement(
+            "LaunchAsTemplateSays",
+            ["ec2:RunInstances"],
+            named,
+            more={**from_template, "Bool": {"ec2:IsLaunchTemplateResource": "true"}},
+        ),
+        _statement(
+            "TagAtLaunch",
+            ["ec2:CreateTags"],
+            _resources(regions, "instance") + made + free,
+            {"ec2:CreateAction": "RunInstances"},
+        ),
     ]
+    if by_id:
+        found.append(_statement("LaunchFrom", ["ec2:RunInstances"], [_template(place) for place in by_id]))
+    if by_name:
+        own = {f"aws:ResourceTag/{POOL_TAG}": pool}
+        own_templates = _resources(by_name, "launch-template")
+        found.append(_statement("LaunchFromTagged", ["ec2:RunInstances"], own_templates, own))
+    return found
+
+
+def _template(place: AwsRegion) -> str:
+    """The ARN of a region's template, or the pattern of all where its id is not known."""
+    return _ec2(
+        place.region, f"launch-template/{place.template if place.template.startswith('lt-') else '*'}"
+    )
+
+
+def _resources(regions: Sequence[str], *kinds: str) -> list[str]:
+    return [_ec2(region, f"{kind}/*") for region in regions for kind in kinds]
+
+
+def _public(region: str, resource: str) -> str:
+    return f"arn:{_partition(region)}:ec2:{region}::{resource}"
 
 
 def _balancing(regions: Sequence[str], target_group: str) -> list[dict[str, Any]]:
@@ -286,15 +335,18 @@ def _statement(
     actions: Sequence[str],
     resources: Sequence[str],
     equal: Mapping[str, str | Sequence[str]] | None = None,
+    more: Mapping[str, Mapping[str, str | Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
+    """`equal`: keys that must have one of these values. `more`: other conditions, by their operator."""
     made: dict[str, Any] = {
         "Sid": name,
         "Effect": "Allow",
         "Action": sorted(actions),
         "Resource": sorted(resources),
     }
-    if equal:
-        made["Condition"] = {"StringEquals": dict(equal)}
+    conditions = {**({"StringEquals": dict(equal)} if equal else {}), **(more or {})}
+    if conditions:
+        made["Condition"] = conditions
     return made
 
 

@@ -27,7 +27,12 @@ from cloud.ports import Clock
 
 _ROLE_SESSION = re.compile(r"arn:([\w-]+):sts::(\d+):assumed-role/([^/]+)/.+")
 _NODE = "i-1234567890abcdef0"
-_LOOKS: Final = ("describe_instances", "describe_spot_instance_requests", "describe_spot_price_history")
+_LOOKS: Final = (
+    "describe_instance_status",
+    "describe_instances",
+    "describe_spot_instance_requests",
+    "describe_spot_price_history",
+)
 _CHANGES: Final = ("terminate_instances", "stop_instances", "start_instances")
 
 

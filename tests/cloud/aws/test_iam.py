@@ -217,7 +217,6 @@ def test_nothing_is_allowed_everywhere_but_looking():
     [
         ("ChangeOwn", {"aws:ResourceTag/orchestrator:pool": "pool"}),
         ("ReadConsoles", {"aws:ResourceTag/orchestrator:pool": "pool"}),
-        ("LaunchTagged", {"aws:RequestTag/orchestrator:pool": "pool"}),
         ("TagAtLaunch", {"ec2:CreateAction": "RunInstances"}),
         ("GiveRole", {"iam:PassedToService": "ec2.amazonaws.com"}),
     ],
@@ -227,7 +226,10 @@ def test_changes_are_bound_to_the_pool(name, condition):
 
 
 def test_machines_and_volumes_cannot_be_launched_without_the_tag():
-    untagged = statement("LaunchWith")["Resource"]
+    tag = {"aws:RequestTag/orchestrator:pool": "pool"}
+    assert statement("LaunchMachine")["Condition"]["StringEquals"].items() >= tag.items()
+    assert statement("LaunchVolume")["Condition"]["StringEquals"] == tag
+    untagged = statement("LaunchInto")["Resource"] + statement("LaunchAsTemplateSays")["Resource"]
     assert not [resource for resource in untagged if ":instance/" in resource or ":volume/" in resource]
     assert [r for r in untagged if ":subnet/" in r] == [
         "arn:aws:ec2:us-east-1:*:subnet/subnet-1",
@@ -248,7 +250,8 @@ def test_queue_and_target_group_are_named():
 
 def test_what_a_pool_does_not_use_is_not_allowed():
     names = {found["Sid"] for found in made(queues={}, target_group="", node_role="")}
-    assert names == {"Look", "LaunchTagged", "LaunchWith", "TagAtLaunch", "ChangeOwn", "ReadConsoles"}
+    launching = {"Machine", "Volume", "Into", "AsTemplateSays", "FromTagged"}
+    assert names == {"Look", "TagAtLaunch", "ChangeOwn", "ReadConsoles"} | {f"Launch{n}" for n in launching}
 
 
 def test_a_policy_fits_into_a_role():
