@@ -66,6 +66,8 @@ WHEN: Final = {
     "gpu.condemned": "A GPU is broken: its node will be replaced",
     "gpus.read_failed": "The GPUs of a node cannot be read; once until they can",
     "health_check.crashed": "A health check raised an exception; checks go on",
+    "instance_status.read_failed": "Scheduled events and status checks cannot be read; once until they can",
+    "instance_status.recovered": "Scheduled events and status checks can be read again",
     "instances.read_failed": "The list of instances was not read when the daemon started",
     "journal.recovered": "The journal can be written again; `written` events had waited",
     "journal.set_aside": "The journal was corrupt and has been renamed; a new one was begun",

@@ -46,6 +46,12 @@ class NoticeCalls:
             Lane.NOTICE, "ec2", "describe_spot_instance_requests", lost=CloudError, **parameters
         )
 
+    async def describe_instance_status(self, **parameters: Any) -> Answer:
+        """One page of the status of machines that run."""
+        return await self._clients.call(
+            Lane.NOTICE, "ec2", "describe_instance_status", lost=CloudError, **parameters
+        )
+
     async def nodes_in_reservation(self, pool: str, reservation: str) -> tuple[str, ...]:
         """The machines of a pool that were launched into a capacity reservation."""
         filters = [

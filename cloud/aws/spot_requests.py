@@ -18,20 +18,17 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from cloud.aws.events import NOTICE_SECONDS
+from cloud.aws.polled import MOST_PAGES, PolledNotices
 from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 
 log = structlog.get_logger("aws")
 
-PAGE: Final = 200
-MOST_PAGES: Final = 500
-"""Pages of one look; a listing that goes on longer goes round in circles."""
+PAGE: Final = 1000
 HISTORY: Final = 900.0
 """Seconds after which a status is history: EC2 lists closed requests long after their instances are gone."""
 
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
 _CODES = (
     # The codes of the user guide, and patterns for those to come: the guide does not say of this filter
     # whether it takes patterns.
@@ -101,7 +98,7 @@ def deadline(status: SpotStatus) -> float:
     return status.since if stopped else status.since + NOTICE_SECONDS
 
 
-class SpotRequestNotices:
+class SpotRequestNotices(PolledNotices):
     """A `Notices` source that polls DescribeSpotInstanceRequests every `interval` seconds.
 
     `filters` narrow the listing on EC2's side, in boto3's form; None asks for the statuses that count. Any
@@ -118,50 +115,13 @@ class SpotRequestNotices:
         interval: float = 5.0,
         name: str = "aws-spot-requests",
     ) -> None:
-        self.name = name
-        self.last_error = ""
-        self.looks = 0
-        self.failures = 0
-        self._calls, self._clock, self._owned = calls, clock, owned
+        super().__init__(clock, interval=interval, name=name)
+        self._calls, self._owned = calls, owned
         self._filters = [{"Name": "status-code", "Values": list(_CODES)}] if filters is None else filters
-        self._interval = interval
         self._told: dict[tuple[str, str], Notice] = {}  # by (request, instance)
-        self._unacknowledged: dict[str, Notice] = {}
-        self._looked_at: float | None = None
-
-    async def stream(self) -> AsyncIterator[Notice]:
-        """Yield each notice when its status first shows, for ever; first what was not acknowledged.
-
-        A look that fails is repeated, with growing pauses; the pages before the failure count.
-        """
-        for notice in list(self._unacknowledged.values()):
-            yield notice
-        pause = _FIRST_PAUSE
-        while True:
-            error = ""
-            try:
-                async for notice in self._look():
-                    yield notice
-            except Exception as failure:  # whatever it is, the next look may work
-                error = f"{type(failure).__name__}: {failure}"
-            self._note(error)
-            await self._clock.sleep(max(pause, self._interval) if error else self._interval)
-            pause = min(_LONGEST_PAUSE, pause * 2) if error else _FIRST_PAUSE
-
-    async def acknowledge(self, notice: Notice) -> None:
-        """The notice is not yielded again. Idempotent."""
-        self._unacknowledged.pop(notice.id, None)
-
-    def age(self) -> float:
-        """Seconds since the last complete look; infinite before the first."""
-        return float("inf") if self._looked_at is None else max(0.0, self._clock.now() - self._looked_at)
-
-    async def close(self) -> None:
-        """Nothing to release: the calls belong to the caller."""
 
     async def _look(self) -> AsyncIterator[Notice]:
         """Read every page; yields what is new."""
-        self.looks += 1
         seen: set[tuple[str, str]] = set()
         token: dict[str, str] = {}
         for _ in range(MOST_PAGES):
@@ -183,7 +143,6 @@ class SpotRequestNotices:
             token = {"NextToken": following}
         # A request that is fulfilled again, or forgotten, may be taken again: that is another notice.
         self._told = {key: notice for key, notice in self._told.items() if key in seen}
-        self._looked_at = self._clock.now()
 
     def _heard(self, status: SpotStatus, now: float) -> Notice | None:
         """The notice of a status that counts; None when it was yielded, or is history.
@@ -205,11 +164,8 @@ class SpotRequestNotices:
         self._told[key] = self._unacknowledged[notice.id] = notice
         return notice
 
-    def _note(self, error: str) -> None:
-        """Remember how the last look went; log when that changes."""
-        self.failures += 1 if error else 0
-        if error and not self.last_error:
-            log.error("spot_requests.read_failed", source=self.name, error=error)
-        elif self.last_error and not error:
-            log.info("spot_requests.recovered", source=self.name)
-        self.last_error = error
+    def _say_failed(self, error: str) -> None:
+        log.error("spot_requests.read_failed", source=self.name, error=error)
+
+    def _say_recovered(self) -> None:
+        log.info("spot_requests.recovered", source=self.name)

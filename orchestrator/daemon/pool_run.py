@@ -200,7 +200,7 @@ class PoolRun:
         await store.append(self.name, news)
         self.ledger = Ledger(self.name, store, await store.totals(self.name), await store.counted(self.name))
         self._assemble(ports, reduce(memory, *news), self.ledger)
-        ports.owned.judge = self._may_own
+        ports.owned.judge = self._belongs
         if footing.listen and ports.agents is not None:
             table, names = self.config.pool.agents, settings.allowed_hosts
             await self._listeners.open_agents(self.name, table, names, ports.agents)
@@ -335,17 +335,20 @@ class PoolRun:
         wanted, pace = self.config.daemon.tick, self._footing.pace
         return wanted if pace is None else min(wanted, pace)
 
-    def _may_own(self, node: str) -> bool:
-        """False of what is certainly no node of ours.
+    def _belongs(self, node: str) -> bool | None:
+        """Whether a machine is a node of ours.
 
-        Anybody may be one before the first turn, and while a machine is launched that no list shows yet.
+        That is not known before the first turn, while a region is not listed, and while a machine is launched
+        that no list shows yet.
         """
         last, loop = self.last, self.loop
-        if last is None or loop is None or last.world.unlisted or node in last.fleet.by_id:
-            return True
+        if loop is None:
+            return None
         memory = loop.memory  # of the turn that is under way, which may have launched already
+        if node in memory.nodes or (last is not None and node in last.fleet.by_id):
+            return True
         launching = any(intent.kind is ActionKind.LAUNCH for intent in memory.intents.values())
-        return launching or node in memory.nodes
+        return None if last is None or last.world.unlisted or launching else False
 
     def _after_turn(self, snapshot: Snapshot) -> None:
         self.last = snapshot

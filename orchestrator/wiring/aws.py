@@ -7,6 +7,7 @@ from functools import partial
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.identity import CallerIdentity
+from cloud.aws.instance_status import InstanceStatusNotices
 from cloud.aws.instances import AwsInstances
 from cloud.aws.load_balancer import AlbTargetGroup, Key
 from cloud.aws.notice_calls import NoticeCalls
@@ -14,6 +15,7 @@ from cloud.aws.notice_queue import QueueNotices
 from cloud.aws.offerings import AwsOfferings
 from cloud.aws.places import AwsRegion
 from cloud.aws.spot_requests import SpotRequestNotices
+from cloud.own_notices import OwnNotices, Whose
 from cloud.ports import Clock, LoadBalancer, Notices, Offerings
 from orchestrator.config.load import Config
 from orchestrator.config.tables.aws import AwsTable
@@ -29,11 +31,8 @@ _SHARE = 0.8
 """Share of the time of a whole look that one type of the price list gets."""
 
 
-def connect_aws(config: Config, clock: Clock, owned: Callable[[str], bool]) -> CloudPorts:
-    """The adapters of the configured pool. Makes no call yet.
-
-    `owned` says False of a machine that is certainly not the pool's.
-    """
+def connect_aws(config: Config, clock: Clock, owned: Whose) -> CloudPorts:
+    """The adapters of the configured pool. Makes no call yet."""
     table, name = config.pool.cloud.aws, config.pool_name
     regions = clients_of(config)
     instances = AwsInstances(regions, clock=clock, patience=_TURN * config.daemon.call_timeout)
@@ -41,7 +40,10 @@ def connect_aws(config: Config, clock: Clock, owned: Callable[[str], bool]) -> C
     return CloudPorts(
         instances=instances,
         offerings=AwsOfferings(regions, clock=clock, patience=_SHARE * config.daemon.call_timeout),
-        notices=tuple(_notices(table, name, [place for _, place in regions], calls, clock, owned)),
+        notices=tuple(
+            OwnNotices(source, clock, whose=owned)
+            for source in _notices(table, name, [place for _, place in regions], calls, clock, owned)
+        ),
         balancers=_balancers(table, name, instances, regions[0][0], clock),
         others=tuple(calls),
     )
@@ -107,7 +109,7 @@ def _notices(
     clock: Clock,
     owned: Callable[[str], bool],
 ) -> list[Notices]:
-    """Two sources a region, named after it when there are several."""
+    """Three sources a region, two without a queue, named after it when there are several."""
     found: list[Notices] = []
     for place, asked in zip(regions, calls, strict=True):
         suffix = f"-{place.region}" if len(regions) > 1 else ""
@@ -125,6 +127,15 @@ def _notices(
                 owned=owned,
                 interval=table.poll_spot_requests,
                 name=f"aws-spot-requests{suffix}",
+            )
+        )
+        found.append(
+            InstanceStatusNotices(
+                asked,
+                clock,
+                owned=owned,
+                interval=table.poll_instance_status,
+                name=f"aws-instance-status{suffix}",
             )
         )
     return found

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from cloud.agent_keys import Identify
 from cloud.kinds import CloudName
 from cloud.local.notices import LocalMetadata
+from cloud.own_notices import Whose
 from cloud.ports import Clock, Instances, LoadBalancer, Notices, Offerings, Starts
 from orchestrator.config.load import Config
 
@@ -43,7 +44,7 @@ class CloudWiring:
     """How a kind is wired. `prices`: what is sold, for a look at prices without a daemon, with so many
     seconds for one price list. `identify`: who judges which node asks for its key; None for nobody."""
 
-    connect: Callable[[Config, Clock, Judge], CloudPorts]
+    connect: Callable[[Config, Clock, Whose], CloudPorts]
     prices: Callable[[Config, Clock, float], Offerings] | None = None
     identify: Callable[[Config], Identify | None] = lambda _config: None
     by_hand: Callable[[str, str, str], str]
@@ -56,7 +57,7 @@ def _local(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
     return connect_local(config, clock, owned)
 
 
-def _aws(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
+def _aws(config: Config, clock: Clock, owned: Whose) -> CloudPorts:
     from orchestrator.wiring.aws import connect_aws
 
     return connect_aws(config, clock, owned)

@@ -69,16 +69,20 @@ ENGINES: Final[Mapping[Kind, type[AnyEngine]]] = {
 
 
 class Owned:
-    """Says False of a machine that is certainly not the pool's. `judge` is set by who knows; all pass before.
+    """Whose a machine is: see `cloud.own_notices.Whose`. `judge` is set by who knows; all may be before.
 
     Sources of notices ask it: in an account they hear of every machine, whosever it is.
     """
 
     def __init__(self) -> None:
-        self.judge: Callable[[str], bool] = lambda _node: True
+        self.judge: Callable[[str], bool | None] = lambda _node: None
 
     def __call__(self, node: str) -> bool:
         """Whether the machine may be the pool's."""
+        return self.known(node) is not False
+
+    def known(self, node: str) -> bool | None:
+        """Whether it is; None while that is not known."""
         return self.judge(node)
 
 

@@ -53,6 +53,8 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         yield (*at, "regions"), f"is missing; write a table [{'.'.join(at)}.regions.us-east-1]"
     if aws.poll_spot_requests <= 0:
         yield (*at, "poll_spot_requests"), 'is 0, which leaves no time at all; write "5s"'
+    if not 1.0 <= aws.poll_instance_status <= 60.0:
+        yield (*at, "poll_instance_status"), 'must be from "1s" to "60s", when its silence is an alarm'
     if aws.target_group and len(aws.regions) > 1:
         yield (
             (*at, "target_group"),

@@ -131,6 +131,9 @@ class AwsTable(MachinesTable):
     )
     disk: DiskTable = Field(default=DiskTable(), description="The volumes of a node.")
     poll_spot_requests: Duration = duration_key(5.0, "How often the status of spot requests is read.")
+    poll_instance_status: Duration = duration_key(
+        30.0, "How often scheduled events and failed status checks of machines are read."
+    )
     profile: str = Field(default="", description="Profile of the shared credentials file.")
     endpoint: str = Field(
         default="", description="URL where every service answers, for a stand-in of AWS. Empty means AWS."

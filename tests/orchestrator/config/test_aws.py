@@ -357,7 +357,11 @@ def test_the_flags_of_the_engine_decide(tmp_path: Path) -> None:
 
 async def test_the_adapters_are_those_of_the_tables(tmp_path: Path) -> None:
     ports = connect(built(tmp_path), SystemClock())
-    assert [source.name for source in ports.notices] == ["aws-queue", "aws-spot-requests"]
+    assert [source.name for source in ports.notices] == [
+        "aws-queue",
+        "aws-spot-requests",
+        "aws-instance-status",
+    ]
     assert [type(balancer) for balancer in ports.balancers] == [GatewayBalancer]
     await ports.close()
     regions = {"us-east-1": region(), "us-west-2": region(subnets={"us-west-2a": "s"}, notice_queue="")}
@@ -365,7 +369,9 @@ async def test_the_adapters_are_those_of_the_tables(tmp_path: Path) -> None:
     assert [source.name for source in ports.notices] == [
         "aws-queue-us-east-1",
         "aws-spot-requests-us-east-1",
+        "aws-instance-status-us-east-1",
         "aws-spot-requests-us-west-2",
+        "aws-instance-status-us-west-2",
     ]
     await ports.close()
     alb = built(tmp_path, target_group="llama", pool={"drain": {"settle": 30.0}})

@@ -44,7 +44,7 @@ async def test_every_source_of_an_account_asks_whose_a_machine_is(
 ) -> None:
     """The account's events are those of every machine in it; all may be the pool's until somebody knows."""
     given: list[Any] = []
-    for name in ("QueueNotices", "SpotRequestNotices"):
+    for name in ("QueueNotices", "SpotRequestNotices", "InstanceStatusNotices"):
         real = getattr(aws, name)
 
         def made(*ports: Any, real: Any = real, **settings: Any) -> Any:
@@ -56,8 +56,8 @@ async def test_every_source_of_an_account_asks_whose_a_machine_is(
     try:
         assert ports.agents is not None
         given.append(ports.agents.owned)
-        assert [owned("i-1") for owned in given] == [True, True, True]
+        assert [owned("i-1") for owned in given] == [True] * 4
         ports.owned.judge = lambda node: node == "i-1"
-        assert [(owned("i-1"), owned("i-2")) for owned in given] == [(True, False)] * 3
+        assert [(owned("i-1"), owned("i-2")) for owned in given] == [(True, False)] * 4
     finally:
         await ports.close()

@@ -5,12 +5,14 @@ Who may do what is the setting `denied`, for calls and for the simulator alike.
 
 import base64
 import json
+from datetime import timedelta
 
 from identity import assumed_role
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.ec2.responses.general import General
+from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.responses.spot_instances import SpotInstances
 from moto.events.models import EventPattern, EventPatternParser
 from moto.events.responses import EventsHandler
@@ -22,6 +24,29 @@ from moto.sts.models import STSBackend
 
 _EVENT_FIELDS = ("id", "detail-type", "source", "account", "time", "region", "resources")
 _EC2_QUOTAS = ("L-3819A6DF", "L-7212CCBC", "L-C4BD4855", "L-DB2E81BA", "L-417A185B")
+
+
+def _lets_through(filters, status):
+    """Whether a status passes all filters of the call; a filter that is not known here is an error."""
+    has = {
+        "event.code": [event["Code"] for event in status.get("Events", ())],
+        "instance-status.status": [status.get("InstanceStatus", {}).get("Status", "ok")],
+        "system-status.status": [status.get("SystemStatus", {}).get("Status", "ok")],
+    }
+    return all(set(has[name]) & set(values) for name, values in filters.items())
+
+
+def _timed(value):
+    """A status with its times as times; orders give them in seconds from now."""
+    if isinstance(value, list):
+        return [_timed(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    times = ("NotBefore", "NotAfter", "ImpairedSince")
+    return {
+        name: utcnow() + timedelta(seconds=each) if name in times else _timed(each)
+        for name, each in value.items()
+    }
 
 
 def patch_looks(shim):
@@ -71,6 +96,17 @@ def patch_looks(shim):
         written = {} if text is None else {"Output": base64.b64encode(text.encode()).decode()}
         return ActionResult({"InstanceId": node, "Timestamp": utcnow(), **written})
 
+    def describe_instance_status(self):
+        self.error_on_dryrun()
+        wanted = self._filters_from_querystring()
+        there = {instance.id for instance in self.ec2_backend.all_running_instances()}
+        found = [
+            {"InstanceId": node, **_timed(status)}
+            for node, status in shim.settings["statuses"].items()
+            if node in there and _lets_through(wanted, status)
+        ]
+        return ActionResult({"InstanceStatuses": found})
+
     def get_service_quota(self, service_code, quota_code):
         if service_code != "ec2" or quota_code not in _EC2_QUOTAS:
             raise NoSuchResource
@@ -86,6 +122,7 @@ def patch_looks(shim):
         return ActionResult({"SpotPlacementScores": scores[:10]})
 
     General.get_console_output = get_console_output
+    InstanceResponse.describe_instance_status = describe_instance_status
     STSBackend.get_caller_identity = get_caller_identity
     IamResponse.simulate_principal_policy = simulate_principal_policy
     EventsHandler.test_event_pattern = test_event_pattern

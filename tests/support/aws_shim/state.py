@@ -19,6 +19,7 @@ DEFAULTS = {
     "stop": 0.05,  # s from stopping to stopped
     "end": 0.05,  # s from shutting-down to terminated
     "remember": 3600.0,  # s for which a terminated machine is still described
+    "statuses": {},  # machine -> what DescribeInstanceStatus says of it, with times in seconds from now
     "describe_lag": 0.0,  # s until DescribeInstances shows a new machine
     "capacity": {},  # "MARKET:TYPE:ZONE" -> machines that can still be launched; missing means any number
     "quota": {},  # market -> most machines alive; missing means no quota
