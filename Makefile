@@ -147,7 +147,7 @@ bench: $(STAMP) ## Run the benchmarks and print their tables
 check: lint test ## Everything a change must pass
 
 lock: $(STAMP) ## Pin the dependencies again (needs uv)
-	@uv pip compile pyproject.toml --group dev --extra simulate --extra plot --extra postgres --extra providers --extra azure --generate-hashes \
+	@uv pip compile pyproject.toml --group dev --extra simulate --extra plot --extra postgres --extra providers --extra azure --extra gcp --generate-hashes \
 	  --no-emit-index-url --no-header --universal --python-version 3.11 --output-file requirements.lock --quiet
 
 clean: ## Remove what make and the tests left behind

@@ -15,7 +15,7 @@ from typing import Final, Literal
 from cloud.ports import ProviderTraits
 from cloud.proof import Proof, Proved
 
-CloudName = Literal["local", "aws"]
+CloudName = Literal["local", "aws", "gcp"]
 """The value of `cloud.kind`."""
 
 
@@ -48,6 +48,16 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
             here=False,
             traits=ProviderTraits(stops=True, notice=120.0, lists_at_once=True, fills_gpus=True),
             proved=Proved(proof=Proof.STAND_IN, by="boto3, which the adapters use, on moto"),
+        ),
+        "gcp": CloudKind(
+            title="Google Cloud",
+            machines="machines of Compute Engine",
+            bills="Google Cloud",
+            here=False,
+            traits=ProviderTraits(stops=True, notice=120.0, lists_at_once=True, fills_gpus=True),
+            proved=Proved(
+                proof=Proof.STAND_IN, by="a stand-in of ours that google-cloud-compute 1.57 was run against"
+            ),
         ),
     }
 )

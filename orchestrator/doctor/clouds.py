@@ -27,8 +27,8 @@ class CloudDoctor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudLooks:
-    """The first of `groups` is the kind's own; the others are skipped for pools elsewhere only when asked
-    for. `doctor` is of the only pool of a configuration, which is in the file of that name."""
+    """The groups that are skipped for pools of other kinds. `doctor` is of the only pool of a configuration,
+    which is in the file of that name."""
 
     groups: Sequence[CheckGroup]
     doctor: Callable[[Config, str, Clock], CloudDoctor]
@@ -40,9 +40,16 @@ def _aws(config: Config, file: str, clock: Clock) -> CloudDoctor:
     return AwsDoctor(config, file, clock)
 
 
+def _gcp(config: Config, _file: str, clock: Clock) -> CloudDoctor:
+    from orchestrator.doctor.on_gcp import GcpDoctor
+
+    return GcpDoctor(config, clock)
+
+
 LOOKS: Final[Mapping[CloudName, CloudLooks | None]] = MappingProxyType(
     {
         "local": None,
+        "gcp": CloudLooks(groups=("gcp",), doctor=_gcp),
         "aws": CloudLooks(groups=("aws", "money", "notices", "launch", "balancer"), doctor=_aws),
     }
 )
@@ -50,13 +57,8 @@ LOOKS: Final[Mapping[CloudName, CloudLooks | None]] = MappingProxyType(
 
 
 def groups_elsewhere(kind: CloudName, only: Sequence[str]) -> list[CheckGroup]:
-    """The groups of other kinds that are shown as skipped for a pool of that kind: those that were asked for,
-    and for a pool of a kind without any, the own groups of the others."""
-    here = LOOKS[kind]
-    own = frozenset(() if here is None else here.groups)
-    found: dict[CheckGroup, None] = {}
-    for looks in LOOKS.values():
-        for number, group in enumerate(() if looks is None else looks.groups):
-            if group not in own and (group in only or (here is None and number == 0 and not only)):
-                found[group] = None
-    return list(found)
+    """The groups of other kinds that were asked for, and that are skipped for a pool of that kind."""
+    looks = LOOKS[kind]
+    own = frozenset(() if looks is None else looks.groups)
+    others = (group for each in LOOKS.values() for group in (() if each is None else each.groups))
+    return [group for group in dict.fromkeys(others) if group in only and group not in own]

@@ -72,6 +72,7 @@ CheckGroup = Literal[
     "notices",
     "launch",
     "balancer",
+    "gcp",
     "engine",
 ]
 """What a check belongs to."""

@@ -75,6 +75,24 @@ def _aws_identify(config: Config) -> Identify | None:
     return identify_on_aws(config)
 
 
+def _gcp(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
+    from orchestrator.wiring.gcp import connect_gcp
+
+    return connect_gcp(config, clock, owned)
+
+
+def _gcp_prices(config: Config, clock: Clock, patience: float) -> Offerings:
+    from orchestrator.wiring.gcp import prices_of_gcp
+
+    return prices_of_gcp(config, clock, patience)
+
+
+def _end_on_gcp(_region: str, node: str, token: str) -> str:
+    if node:
+        return f"gcloud compute instances delete {node}"
+    return f"gcloud compute instances list --filter='metadata.items.value={token}', and delete what it shows"
+
+
 def _end_local(_region: str, node: str, token: str) -> str:
     return f"end {node or token} in the local cloud, or stop the local cloud"
 
@@ -92,6 +110,7 @@ def _end_on_aws(region: str, node: str, token: str) -> str:
 WIRING: Final[Mapping[CloudName, CloudWiring]] = MappingProxyType(
     {
         "local": CloudWiring(connect=_local, by_hand=_end_local),
+        "gcp": CloudWiring(connect=_gcp, prices=_gcp_prices, by_hand=_end_on_gcp),
         "aws": CloudWiring(connect=_aws, prices=_aws_prices, identify=_aws_identify, by_hand=_end_on_aws),
     }
 )

@@ -44,8 +44,7 @@ def test_everything_says_how_it_is_proved() -> None:
 
 
 def test_groups_of_other_clouds_are_shown_as_skipped_where_they_were_asked_for() -> None:
-    assert "aws" in groups_elsewhere("local", [])
-    assert "launch" not in groups_elsewhere("local", [])
+    assert groups_elsewhere("local", []) == []
     assert groups_elsewhere("local", ["launch"]) == ["launch"]
     assert groups_elsewhere("local", ["host"]) == []
     assert groups_elsewhere("aws", ["aws", "launch"]) == []

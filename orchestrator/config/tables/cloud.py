@@ -7,6 +7,7 @@ from pydantic import Field
 from cloud.kinds import KINDS, CloudKind, CloudName
 from cloud.ports import ProviderTraits
 from orchestrator.config.tables.aws import AwsTable
+from orchestrator.config.tables.gcp import GcpTable
 from orchestrator.config.tables.machines import MachinesTable
 from orchestrator.config.types import FilePath, Section, path_key
 
@@ -17,12 +18,13 @@ class CloudConfig(Section):
     kind: CloudName = Field(
         default="local",
         description="local: nodes are processes on this machine, run by `local-cloud`. aws: nodes are EC2 "
-        "instances, see the aws table.",
-        examples=["aws"],
+        "instances, see the aws table. gcp: nodes are machines of Compute Engine, see the gcp table.",
+        examples=["aws", "gcp"],
     )
     state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
     socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
     aws: AwsTable = Field(default=AwsTable(), description="EC2.")
+    gcp: GcpTable = Field(default=GcpTable(), description="Compute Engine.")
 
     @property
     def row(self) -> CloudKind:

@@ -34,6 +34,12 @@ from cloud.aws.offerings import AwsOfferings
 from cloud.aws.places import AwsRegion
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.clock import SystemClock
+from cloud.gcp.client import GcpClient
+from cloud.gcp.instances import GcpInstances
+from cloud.gcp.notices import OperationNotices
+from cloud.gcp.offerings import GcpOfferings
+from cloud.gcp.places import GcpMachines, GcpRegion
+from cloud.gcp.tokens import NoTokens
 from cloud.local.config import Channels, ConstantSource, InstanceType, LocalCloudConfig, ZoneConfig
 from cloud.local.connection import LocalCloud
 from cloud.local.instances import LocalInstances
@@ -41,7 +47,9 @@ from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.local.server import run_local_cloud
 from cloud.ports import EngineCommand, LaunchRequest
+from cloud.tombstones import Tombstones
 from policies.model import Confidence, Instance, Market, Offering
+from tests.support.gcp_stand_in import GcpStandIn
 
 __all__ = ("http", "kind", "server", "shared", "victim")  # fixtures of the engine suites
 
@@ -325,9 +333,83 @@ class AzureWorld(World):
         await asyncio.to_thread(self._stand_in.order, "fault", action=action, **values)
 
 
-@pytest.fixture(params=["local", "aws", "azure"])
-async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+class GcpWorld(World):
+    """The adapters of Google Cloud and the stand-in that they talk to."""
+
+    chooses_notice = False
+
+    def __init__(self, stand_in: GcpStandIn, directory: Path) -> None:
+        self.clock = SystemClock()
+        self._stand_in = stand_in
+        place = GcpRegion(region="us-central1", zones=stand_in.zones, subnetwork="nodes")
+        kinds = ("g2-standard-4", "g2-standard-24")
+        made = GcpMachines(instance_types=kinds, engine_port=8000, image="projects/i/global/images/family/f")
+        ledger = Tombstones(directory / "gcp.ledger", self.clock)
+        self.instances = GcpInstances(
+            self._client(), [place], made, ledger=ledger, clock=self.clock, patience=10.0
+        )
+        self.offerings = GcpOfferings(self._client(), [place], kinds, clock=self.clock)
+        source = OperationNotices(
+            self._client(), place.zones, self.clock, owned=lambda _node: True, interval=0.05
+        )
+        self.sources = (ToldBy(source=source, confidence=Confidence.CONFIRMED, recommends=False),)
+
+    def _client(self) -> GcpClient:
+        return GcpClient("p", NoTokens(), endpoint=self._stand_in.url)
+
+    async def close(self) -> None:
+        await self.instances.close()
+        await self.offerings.close()
+        await self.sources[0].source.close()
+
+    async def launch_writing(self, text: str) -> Instance:
+        launched = await self.instances.launch(await self.request("t-1"))
+        self._stand_in.consoles[launched.id] = text
+        return launched
+
+    async def refuse_launches(self, times: int) -> None:
+        self._stand_in.no_room = times
+
+    async def lose_answer(self, call: str) -> None:
+        match = {"launch": "^POST .*/instances$", "terminate": "^DELETE "}[call]
+        # aiohttp sends what may be sent twice once more where a kept connection closed
+        self._stand_in.fault(match, times=2 if call == "terminate" else 1)
+
+    async def fail_list(self) -> None:
+        self._stand_in.fault("^GET .*/instances$", status=500, reason="backendError")
+
+    async def throttle(self, calls: int) -> None:
+        self._stand_in.fault(
+            "^POST .*/instances$|/serialPort$", times=calls, status=403, reason="rateLimitExceeded"
+        )
+
+    async def reclaim(self, node: str, notice_s: float) -> None:
+        self._stand_in.preempt(node, notice=120.0)
+
+    async def take(self, node: str) -> None:
+        self._stand_in.preempt(node, notice=0.0)
+
+    async def recommend(self, node: str) -> None:
+        """Google recommends nothing."""
+
+
+@pytest.fixture
+async def gcp(tmp_path: Path) -> AsyncIterator[GcpWorld]:
+    """The stand-in for Google Cloud with nothing in it, and the adapters."""
+    stand_in = GcpStandIn()
+    await stand_in.open()
+    world = GcpWorld(stand_in, tmp_path)
+    yield world
+    await world.close()
+    await stand_in.close()
+
+
+@pytest.fixture(params=["local", "aws", "azure", "gcp"])
+async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path, gcp: GcpWorld) -> AsyncIterator[World]:
     """A running provider with everything that the contracts of machines and offerings need."""
+    if request.param == "gcp":
+        yield gcp
+        return
     if request.param == "azure":
         stand_in = request.getfixturevalue("azure_process")
         await asyncio.to_thread(stand_in.order, "reset")
@@ -351,9 +433,12 @@ def imds() -> Iterator[Any]:
         yield imds
 
 
-@pytest.fixture(params=["local", "aws"])
-async def notice_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+@pytest.fixture(params=["local", "aws", "gcp"])
+async def notice_world(request: pytest.FixtureRequest, tmp_path: Path, gcp: GcpWorld) -> AsyncIterator[World]:
     """A running provider with its sources of notices."""
+    if request.param == "gcp":
+        yield gcp
+        return
     if request.param == "aws":
         aws = aws_world(request)
         await aws.hear(request.getfixturevalue("aws_queue")(), request.getfixturevalue("imds"), tmp_path)

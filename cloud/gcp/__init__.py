@@ -1,0 +1,1 @@
+"""Google Cloud: machines of Compute Engine, their prices, and notices from its operations."""
