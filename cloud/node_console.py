@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from cloud.node_aws import Aws, needed
-from cloud.node_metadata import IMDS, Metadata, Refused
+from cloud.node_metadata import IMDS, Metadata, Refused, metadata_of
 
 LONGEST_LINE = 240
 BURST = 400  # lines at once; as many as a traceback and vLLM's own banner take
@@ -113,7 +113,7 @@ def main(file: str, *units: str) -> int:
     """Copy the units' lines until the journal ends. `file` describes the engine, see `cloud.node_start`."""
     imds = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or IMDS
     with open(file, encoding="utf-8") as source:
-        engine = Engine(json.load(source), Metadata(imds))
+        engine = Engine(json.load(source), metadata_of(imds))
     journal = subprocess.Popen(
         ["journalctl", "-fqb", "-n", "all", "-o", "cat", *(f"-u{unit}" for unit in units)],
         stdin=subprocess.DEVNULL,

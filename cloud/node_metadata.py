@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import re
 import socket
 import ssl
 import threading
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 IMDS = "http://169.254.169.254"
@@ -123,3 +125,12 @@ def node_id(text: str) -> str:
     if not NODE_ID.fullmatch(text):
         raise Refused(f"{text[:64]!r} is no node id")
     return text
+
+
+def metadata_of(base: str) -> Any:
+    """The metadata of the cloud that the unit names, under the names of EC2's."""
+    if os.environ.get("ORCHESTRATOR_CLOUD") == "azure":
+        from cloud.node_azure import AzureMetadata  # user-data carries it where it is needed
+
+        return AzureMetadata(base)
+    return Metadata(base)

@@ -42,7 +42,7 @@ from typing import Any
 from cloud.node_aws import CALL_SECONDS, Aws, needed, said, trusting
 from cloud.node_boot import BOOT_FILE, Boot, pause
 from cloud.node_checks import ENGINE_HOME, ask, count_gpus, disk_of, environment_for, look
-from cloud.node_metadata import IMDS, Metadata, Refused, fetch, node_id
+from cloud.node_metadata import IMDS, Metadata, Refused, fetch, metadata_of, node_id
 
 STS_BODY = b"Action=GetCallerIdentity&Version=2011-06-15"
 STS_TYPE = "application/x-www-form-urlencoded; charset=utf-8"
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     become.add_argument("file", help="JSON file that describes it")
     become.add_argument("--report", default=BOOT_FILE, help="the boot report (%(default)s)")
     options = parser.parse_args(arguments)
-    metadata = Metadata(options.imds)
+    metadata = metadata_of(options.imds)
     if options.what == "engine":
         return start(metadata, options)
     try:

@@ -9,7 +9,6 @@ Where Azure says how long to wait (429 with Retry-After), the lane asks nobody u
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from enum import StrEnum
@@ -19,9 +18,6 @@ from cloud.azure.errors import retry_after, speaks_of_credentials, translate
 from cloud.errors import CloudError, Throttled, Uncertain
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
-
-CallEnded = Callable[[str, str, str, float], None]
-"""Called after every call: region, its name, how it ended ("ok", or an error's word), seconds."""
 
 Value = TypeVar("Value")
 
@@ -161,7 +157,7 @@ class _Nobody:
 
 
 class AzureClients:
-    """The lanes of one region. `call_ended` is called after every call that was answered or failed."""
+    """The lanes of one region."""
 
     def __init__(
         self,
@@ -169,10 +165,9 @@ class AzureClients:
         region: str,
         *,
         clock: Clock,
-        call_ended: CallEnded = lambda *_: None,
     ) -> None:
         self.account, self.region = account, region
-        self._clock, self._call_ended = clock, call_ended
+        self._clock = clock
         self._pools: dict[Lane, WorkerThreads] = {}
         self._silent_until: dict[Lane, float] = {}
         self._users = 0
@@ -190,10 +185,8 @@ class AzureClients:
         wait = self._silent_until.get(lane, 0.0) - self._clock.steady()
         if wait > 0.0:
             raise Throttled(f"{name} in {self.region}: Azure asks to wait {wait:.0f} s more; not asked")
-        seconds = asyncio.get_running_loop().time
-        began = seconds()
         try:
-            answer = await self._pool(lane).run(lambda: work(self.account))
+            return await self._pool(lane).run(lambda: work(self.account))
         except Exception as error:
             if speaks_of_credentials(error):
                 self.account.forget()
@@ -201,10 +194,7 @@ class AzureClients:
             if isinstance(meaning, Throttled):
                 silence = min(_LONGEST_WAIT, retry_after(error) or 0.0)
                 self._silent_until[lane] = self._clock.steady() + silence
-            self._call_ended(self.region, name, meaning.word, seconds() - began)
             raise meaning from error
-        self._call_ended(self.region, name, "ok", seconds() - began)
-        return answer
 
     def share(self) -> Share:
         """A share of the lanes for one adapter; the threads end with the last share."""

@@ -47,6 +47,13 @@ class Ended:
         self._last.pop(entry.name, None)
         self._asked.discard(entry.name)
 
+    def forget(self, pool: str, region: str, *, keep: Collection[str]) -> None:
+        """Drop what is known of machines that are neither there nor in the ledger."""
+        here = [m for m in self._last.values() if (m.pool, m.placement.region) == (pool, region)]
+        for machine in here:
+            if machine.id not in keep:
+                del self._last[machine.id]
+
     def of(self, entry: Entry) -> Instance:
         """The ended machine of a token."""
         known = self._gone.get(entry.name)

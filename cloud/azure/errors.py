@@ -2,7 +2,8 @@
 
 The codes are those of Azure Resource Manager and of its compute provider ("Common deployment errors",
 "Troubleshoot allocation failures", "Error codes for Spot VMs"). Code before status: a capacity refusal comes
-with 409 as a conflict does. A 4xx code that is not listed means that Azure refused and did nothing: Denied.
+with 409 as a conflict does. A 4xx code that is not listed means that Azure refused and did nothing: Denied,
+but for 409, which says that something else is under way.
 
 One code means several things: `OperationNotAllowed` says that a quota is full, that spot costs more than
 may be paid, and that the machine's state does not allow it. Its message tells them apart. An accepted
@@ -120,8 +121,8 @@ _HINTS: Final = {
 
 def error_class(code: str, status: int, message: str = "", *, lost: type[CloudError]) -> type[CloudError]:
     """What an error answer means. `lost` is what an unknown outcome is for this call."""
-    if code == "OperationNotAllowed":
-        return _not_allowed(message)
+    if code == "OperationNotAllowed" and (meaning := _not_allowed(message)) is not None:
+        return meaning
     if code in _CAPACITY:
         return InsufficientCapacity
     if code in _QUOTA:
@@ -134,16 +135,16 @@ def error_class(code: str, status: int, message: str = "", *, lost: type[CloudEr
         return Misconfigured
     if code in _NOT_FOUND or status == 404:
         return NotFound
-    return Denied
+    return lost if status == 409 else Denied  # it does not go with what is under way: look again
 
 
-def _not_allowed(message: str) -> type[CloudError]:
+def _not_allowed(message: str) -> type[CloudError] | None:
     said = message.lower()
     if "quota" in said:
         return QuotaExceeded
     if "max price" in said or "maxprice" in said:
         return InsufficientCapacity
-    return Denied
+    return None
 
 
 def ending_of(code: str) -> Ending:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from cloud.azure.clients import COMPUTE_VERSION, AzureAccount, AzureClients, Lane
 from cloud.azure.consoles import Consoles
@@ -71,7 +72,7 @@ class AzureInstances:
         self._ended = Ended(clock)
         self._consoles = Consoles()
         self._files = WorkerThreads("azure-ledger", 1)
-        self._launching: dict[str, asyncio.Lock] = {}
+        self._launching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._clearing: dict[str, asyncio.Task[None]] = {}
 
     async def launch(self, request: LaunchRequest) -> Instance:
@@ -81,13 +82,11 @@ class AzureInstances:
             raise Misconfigured(
                 f"{request.placement}: this pool has no region {request.placement.region} on Azure"
             )
-        lock = self._launching.setdefault(request.token, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._launch(request, place)
-        finally:
-            if not lock.locked():
-                self._launching.pop(request.token, None)
+        lock = self._launching.get(request.token)
+        if lock is None:
+            lock = self._launching[request.token] = asyncio.Lock()
+        async with lock:
+            return await self._launch(request, place)
 
     async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
         """All machines in a region tagged with the pool; whatever cannot be read fails the whole list."""
@@ -105,6 +104,7 @@ class AzureInstances:
         for entry in here:
             if entry.stage is Stage.MADE and entry.name not in listed:
                 await self._look_after(entry, place)
+        self._ended.forget(pool, region, keep=listed | entries.keys())
         return (*machines, *self._ended.shown(pool, region, listed))
 
     async def terminate(self, node: str) -> None:

@@ -1,13 +1,16 @@
-"""The user-data of a launch template: cloud-init that makes an instance a node of a pool.
+"""What a machine is given for its first boot: cloud-init that makes it a node of a pool.
 
 It installs systemd units: the engine with the pool's flags, what mounts the local disks before it, what
 copies the units' words to the console while the node boots, and the node agent. It holds no secret: those are
 fetched on the node, by reference, with the credentials of its role (`cloud.node_start`). The engine listens
 on the node's private address only; who reaches that is the security group's affair.
 
-The whole travels compressed, which cloud-init undoes: EC2 takes 16 KiB. So that the programs fit, they travel
-without their comments and documentation (`bare`) and with short names (`short_names`), and units without
-their comments. Pure.
+On Azure, where the name of a machine is known before it is made, the node's own key for its reports travels
+with it, and the agent's program too; there the machine fetches nothing with a role.
+
+The whole travels compressed, which cloud-init undoes: EC2 takes 16 KiB, Azure four times as much. So that the
+programs fit, they travel without their comments and documentation (`bare`) and with short names
+(`short_names`), and units without their comments. Pure.
 
 Source: the cloud-init reference (cloud-config, gzip compressed content), systemd.exec(5), systemd.service(5),
 sysusers.d(5).
@@ -23,22 +26,27 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Final, Literal
 
+from cloud.agent_keys import agent_program
 from cloud.cloud_init.bare import bare
 from cloud.cloud_init.short_names import shortened
 from cloud.ports import EngineCommand
 
 LIMIT: Final = 16384
 """Bytes of user-data that EC2 takes, before it is encoded for the call."""
+AZURE_LIMIT: Final = 65535
+"""The same of custom data, which Azure calls it."""
 
 _HOME: Final = "/opt/orchestrator"
+_KEY: Final = f"{_HOME}/agent.key"
 _USER: Final = "orchestrator-engine"
 _RUN: Final = "/run/orchestrator-engine"
 _PROGRAMS: Final = (
     "boot",
     "metadata",
     "aws",
+    "azure",
     "weights",
     "start",
     "console",
@@ -63,7 +71,7 @@ After=network-online.target {disks} {after}
 StartLimitIntervalSec=0
 
 [Service]
-{rights}
+{rights}{cloud}
 StateDirectory={user}
 RuntimeDirectory={user}
 # How the last start went outlives it.
@@ -130,7 +138,7 @@ Description=What the units of pool {pool} write, on the console while the node b
 StartLimitIntervalSec=0
 
 [Service]
-Environment=PYTHONPATH={home}
+Environment=PYTHONPATH={home}{cloud}
 ExecStart=/usr/bin/python3 -m cloud.node_console {home}/engine.json{units}
 StandardOutput=tty
 TTYPath=/dev/console
@@ -154,8 +162,7 @@ DynamicUser=yes
 RuntimeDirectory=orchestrator-agent
 RuntimeDirectoryMode=0700
 Environment=PYTHONPATH={home}
-ExecStartPre=/usr/bin/python3 -m cloud.node_start key {where} --key-file {agent}/key --agent {agent}/agent.py
-ExecStart=/usr/bin/python3 {agent}/agent.py {where} --key-file {agent}/key --boot-file {run}/boot.json
+{start}
 Restart=always
 RestartSec=5
 # The engine's log tells how long its start took; Xid errors stand in the kernel log.
@@ -170,6 +177,19 @@ PrivateTmp=yes
 [Install]
 WantedBy=multi-user.target
 """
+
+
+_FETCHED: Final = (
+    "ExecStartPre=/usr/bin/python3 -m cloud.node_start key {where} --key-file {agent}/key"
+    " --agent {agent}/agent.py\n"
+    "ExecStart=/usr/bin/python3 {agent}/agent.py {where} --key-file {agent}/key --boot-file {run}/boot.json"
+)
+_CARRIED_KEY: Final = (
+    "LoadCredential=key:{home}/agent.key\n"
+    "ExecStart=/usr/bin/python3 {home}/agent.py {where} --cloud azure"
+    " --key-file ${{CREDENTIALS_DIRECTORY}}/key --boot-file {run}/boot.json"
+)
+"""How the agent comes to its key and its program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,15 +208,19 @@ class NodeSetup:
     local_disk: bool = True  # the machine's own NVMe disks take what is downloaded
     report_url: str = ""  # where the node's agent reports; empty: no agent
     trusted: str = ""  # certificates (PEM) that the agent trusts there; empty: those of the system
+    cloud: Literal["aws", "azure"] = "aws"
+    key: str = ""  # of the agent's reports, in hex, where the node does not fetch it
 
 
 def user_data(setup: NodeSetup) -> bytes:
-    """The user-data as EC2 takes it. Raises ValueError when it is too large or a text cannot be in a unit."""
+    """The user-data as the cloud takes it. Raises ValueError when it is too large or a text cannot be in a
+    unit."""
     packed = _packed(setup)
-    if len(packed) > LIMIT:
+    who, limit = ("EC2", LIMIT) if setup.cloud == "aws" else ("Azure", AZURE_LIMIT)
+    if len(packed) > limit:
         raise ValueError(
-            f"the user-data of pool {setup.pool} has {len(packed)} bytes compressed, and EC2 takes {LIMIT}; "
-            f"shorten one of these by {len(packed) - LIMIT}, or do without it: {_shares(setup, len(packed))}"
+            f"the user-data of pool {setup.pool} has {len(packed)} bytes compressed, and {who} takes {limit};"
+            f" shorten one of these by {len(packed) - limit}, or do without it: {_shares(setup, len(packed))}"
         )
     return packed
 
@@ -234,7 +258,8 @@ def cloud_config(setup: NodeSetup) -> str:
     units = [path.rpartition("/")[2] for path in files if path.endswith(".service")]
     lines = ["#cloud-config", f"# A node of pool {_word(setup.pool)}.", "write_files:"]
     for path, content in files.items():
-        lines += [f"- path: {path}", "  permissions: '0644'", "  content: |"]
+        mode = "0600" if path == _KEY else "0644"
+        lines += [f"- path: {path}", f"  permissions: '{mode}'", "  content: |"]
         lines += [f"   {line}".rstrip(" ") for line in content.rstrip("\n").split("\n")]
     commands = [
         ["systemd-sysusers"],
@@ -252,6 +277,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
     needed = {
         "disks": disks,
         "weights": weights,
+        "azure": setup.cloud == "azure",
         "container": command.container is not None,
         "program": command.container is None,
     }
@@ -279,6 +305,9 @@ def written(setup: NodeSetup) -> dict[str, str]:
     if setup.report_url and setup.trusted:
         found[f"{_HOME}/trusted.pem"] = _certificates(setup.trusted)
         where += f" --ca-file {_HOME}/trusted.pem"
+    if setup.key:
+        found[_KEY] = f"{setup.key}\n"
+        found[f"{_HOME}/agent.py"] = _agent()
     values = {
         "pool": pool,
         "home": _HOME,
@@ -289,9 +318,11 @@ def written(setup: NodeSetup) -> dict[str, str]:
         "units": "".join(f" orchestrator-{name}" for name in units if name != "console"),
         "signal": _word(command.stop_signal),
         "grace": math.ceil(max(each.stop_grace for each in (command, *command.on.values()))),
-        "where": where,
+        "cloud": "" if setup.cloud == "aws" else f"\nEnvironment=ORCHESTRATOR_CLOUD={setup.cloud}",
         **(_PROGRAM if command.container is None else _CONTAINER),
     }
+    start = _CARRIED_KEY if setup.key else _FETCHED
+    values["start"] = start.format(where=where, **values)
     for name, text in units.items():
         lines = (line.rstrip() for line in text.format_map(values).splitlines() if line[:1] != "#")
         found[f"/etc/systemd/system/orchestrator-{name}.service"] = "\n".join(lines) + "\n"
@@ -299,10 +330,15 @@ def written(setup: NodeSetup) -> dict[str, str]:
 
 
 @cache
+def _agent() -> str:
+    return bare(agent_program())
+
+
+@cache
 def _carried(programs: tuple[str, ...]) -> Mapping[str, str]:
     package = files("cloud")
-    texts = {name: package.joinpath(name).read_text("utf-8") for name in (*programs, "node_agent.py")}
-    return shortened({name: bare(texts[name]) for name in programs}, caller=texts["node_agent.py"])
+    texts = {name: bare(package.joinpath(name).read_text("utf-8")) for name in programs}
+    return shortened(texts, caller=agent_program())
 
 
 def _certificates(text: str) -> str:

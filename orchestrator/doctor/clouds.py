@@ -46,10 +46,17 @@ def _gcp(config: Config, _file: str, clock: Clock) -> CloudDoctor:
     return GcpDoctor(config, clock)
 
 
+def _azure(config: Config, _file: str, clock: Clock) -> CloudDoctor:
+    from orchestrator.doctor.on_azure import AzureDoctor
+
+    return AzureDoctor(config, clock)
+
+
 LOOKS: Final[Mapping[CloudName, CloudLooks | None]] = MappingProxyType(
     {
         "local": None,
         "gcp": CloudLooks(groups=("gcp",), doctor=_gcp),
+        "azure": CloudLooks(groups=("azure",), doctor=_azure),
         "aws": CloudLooks(groups=("aws", "money", "notices", "launch", "balancer"), doctor=_aws),
     }
 )

@@ -68,6 +68,7 @@ CheckGroup = Literal[
     "pool",
     "providers",
     "aws",
+    "azure",
     "money",
     "notices",
     "launch",

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from cloud.agent_keys import Identify
+from cloud.azure.machines import name_of
 from cloud.kinds import CloudName
 from cloud.local.notices import LocalMetadata
 from cloud.own_notices import Whose
@@ -93,6 +94,23 @@ def _end_on_gcp(_region: str, node: str, token: str) -> str:
     return f"gcloud compute instances list --filter='metadata.items.value={token}', and delete what it shows"
 
 
+def _azure(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
+    from orchestrator.wiring.azure import connect_azure
+
+    return connect_azure(config, clock, owned)
+
+
+def _azure_prices(config: Config, clock: Clock, patience: float) -> Offerings:
+    from orchestrator.wiring.azure import prices_of_azure
+
+    return prices_of_azure(config, clock, patience)
+
+
+def _end_on_azure(_region: str, node: str, token: str) -> str:
+    name = node or name_of(token)
+    return f"az vm delete --yes --ids $(az vm list --query \"[?name=='{name}'].id\" --output tsv)"
+
+
 def _end_local(_region: str, node: str, token: str) -> str:
     return f"end {node or token} in the local cloud, or stop the local cloud"
 
@@ -111,6 +129,7 @@ WIRING: Final[Mapping[CloudName, CloudWiring]] = MappingProxyType(
     {
         "local": CloudWiring(connect=_local, by_hand=_end_local),
         "gcp": CloudWiring(connect=_gcp, prices=_gcp_prices, by_hand=_end_on_gcp),
+        "azure": CloudWiring(connect=_azure, prices=_azure_prices, by_hand=_end_on_azure),
         "aws": CloudWiring(connect=_aws, prices=_aws_prices, identify=_aws_identify, by_hand=_end_on_aws),
     }
 )

@@ -427,10 +427,18 @@ class Stack:
 
     @contextlib.asynccontextmanager
     async def traffic(
-        self, rate: float = 15.0, *, longest: int = 30, seed: int = 1, model: str = "simulated"
+        self,
+        rate: float = 15.0,
+        *,
+        shortest: int = 5,
+        longest: int = 30,
+        seed: int = 1,
+        model: str = "simulated",
     ) -> AsyncIterator[Traffic]:
         """Plain and streamed requests through the gateway while the body runs, and until all are answered."""
-        load = Load(url=self.url, model=model, rate=rate, tokens=(5, longest), seed=seed, clock=SystemClock())
+        load = Load(
+            url=self.url, model=model, rate=rate, tokens=(shortest, longest), seed=seed, clock=SystemClock()
+        )
         traffic = Traffic(load.report)
         sending = asyncio.create_task(load.run(traffic.stop))
         try:

@@ -9,6 +9,7 @@ from typing import Final
 
 from cloud.kinds import CloudName
 from orchestrator.config.checks.aws import aws_errors, aws_warnings, shared_on_aws
+from orchestrator.config.checks.azure import azure_among, azure_errors, azure_warnings
 from orchestrator.config.checks.gcp import gcp_errors, gcp_warnings, shared_on_gcp
 from orchestrator.config.checks.local import local_among, local_pool_errors
 from orchestrator.config.errors import Found
@@ -37,5 +38,6 @@ CHECKS: Final[Mapping[CloudName, CloudChecks]] = MappingProxyType(
         "local": CloudChecks(errors=local_pool_errors, among=local_among),
         "aws": CloudChecks(errors=aws_errors, warnings=aws_warnings, among=shared_on_aws),
         "gcp": CloudChecks(errors=gcp_errors, warnings=gcp_warnings, among=shared_on_gcp),
+        "azure": CloudChecks(errors=azure_errors, warnings=azure_warnings, among=azure_among),
     }
 )

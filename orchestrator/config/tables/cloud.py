@@ -7,6 +7,7 @@ from pydantic import Field
 from cloud.kinds import KINDS, CloudKind, CloudName
 from cloud.ports import ProviderTraits
 from orchestrator.config.tables.aws import AwsTable
+from orchestrator.config.tables.azure import AzureTable
 from orchestrator.config.tables.gcp import GcpTable
 from orchestrator.config.tables.machines import MachinesTable
 from orchestrator.config.types import FilePath, Section, path_key
@@ -18,13 +19,15 @@ class CloudConfig(Section):
     kind: CloudName = Field(
         default="local",
         description="local: nodes are processes on this machine, run by `local-cloud`. aws: nodes are EC2 "
-        "instances, see the aws table. gcp: nodes are machines of Compute Engine, see the gcp table.",
-        examples=["aws", "gcp"],
+        "instances, see the aws table. gcp: nodes are machines of Compute Engine, see the gcp table. "
+        "azure: nodes are virtual machines of Azure, see the azure table.",
+        examples=["aws", "gcp", "azure"],
     )
     state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
     socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
     aws: AwsTable = Field(default=AwsTable(), description="EC2.")
     gcp: GcpTable = Field(default=GcpTable(), description="Compute Engine.")
+    azure: AzureTable = Field(default=AzureTable(), description="Azure.")
 
     @property
     def row(self) -> CloudKind:

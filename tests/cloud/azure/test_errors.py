@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloud.azure.errors import ending_of, error_class
+from cloud.azure.errors import ending_of, error_class, speaks_of_credentials, translate, was_sent
 from cloud.azure.machines import Status, instance_of, status_of
 from cloud.errors import (
     CloudError,
@@ -42,7 +42,8 @@ PRICE = (
         ("OperationNotAllowed", 409, PRICE, InsufficientCapacity),
         ("OperationNotAllowed", 409, QUOTA, QuotaExceeded),
         ("QuotaExceeded", 409, "", QuotaExceeded),
-        ("OperationNotAllowed", 409, "The machine is being deleted.", Denied),
+        ("OperationNotAllowed", 409, "The machine is being deleted.", Uncertain),
+        ("Conflict", 409, "", Uncertain),
         ("OperationThrottled", 429, "", Throttled),
         ("", 429, "", Throttled),
         ("SomethingNew", 429, "", Throttled),
@@ -64,6 +65,22 @@ PRICE = (
 )
 def test_an_answer_means_one_thing(code: str, status: int, message: str, expected: type[CloudError]) -> None:
     assert error_class(code, status, message, lost=Uncertain) is expected
+
+
+def test_credentials_that_nobody_has_are_denied_and_looked_for_anew() -> None:
+    identity = pytest.importorskip("azure.identity")
+    error = identity.CredentialUnavailableError(message="no identity\nat all")
+    assert speaks_of_credentials(error)
+    assert isinstance(translate(error, "x"), Denied)
+    assert "no identity at all; renew" in str(translate(error, "x"))
+
+
+def test_what_was_never_sent_did_nothing() -> None:
+    core = pytest.importorskip("azure.core.exceptions")
+    for error, sent in ((core.ServiceRequestError("no"), False), (core.ServiceResponseError("no"), True)):
+        meaning = translate(error, "x")
+        meaning.__cause__ = error
+        assert (was_sent(meaning), type(meaning)) == (sent, Uncertain)
 
 
 def test_what_an_unknown_outcome_is_depends_on_the_call() -> None:
