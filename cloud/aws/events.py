@@ -61,6 +61,7 @@ _OTHER_STATES = ("pending", "running")
 _FARTHEST = 366 * 86_400.0  # s from an event to a deadline that is believed
 _MOST_WRAPS = 3  # envelopes around one event
 _AUTO_SCALING = "aws.autoscaling"
+_TEST_OF_HOOK = "autoscaling:test_notification"
 _TERMINATE_HOOK = "EC2 Instance-terminate Lifecycle Action"
 
 
@@ -169,8 +170,8 @@ def _unwrapped(body: str) -> object:
     """The JSON of a body, out of what it may have been wrapped in: a string, the envelope of SNS."""
     found: object = orjson.loads(body)
     for _ in range(_MOST_WRAPS):
-        if isinstance(found, dict) and found.get("Type") == "Notification":
-            found = found.get("Message")
+        if isinstance(found, dict) and isinstance(found.get("Message"), str) and "source" not in found:
+            found = found["Message"]
         if not isinstance(found, str):
             break
         found = orjson.loads(found)
@@ -248,6 +249,8 @@ def _reservation_interruption(event: _Event) -> Parsed:
 
 def _terminate_hook(event: _Event) -> Parsed:
     """An Auto Scaling group ends a node once its hook's time-out is over, which the message does not tell."""
+    if _word(event.detail.get("LifecycleTransition")) == _TEST_OF_HOOK:
+        return Foreign("the test of a lifecycle hook")
     token = event.detail.get("LifecycleActionToken")
     same = token if isinstance(token, str) and _EVENT_ID.fullmatch(token) else ""
     deadline = event.at + NOTICE_SECONDS
