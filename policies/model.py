@@ -157,9 +157,11 @@ class Placement:
     zone: str
     instance_type: str
     market: Market
+    reservation: str = ""  # capacity that is held there, by the provider's id; empty: what is sold to all
 
     def __str__(self) -> str:
-        return f"{self.market} {self.instance_type} in {self.zone}"
+        held = f" in reservation {self.reservation}" if self.reservation else ""
+        return f"{self.market} {self.instance_type} in {self.zone}{held}"
 
 
 @value

@@ -41,6 +41,7 @@ def policy(
         _statement(
             "Look",
             [
+                "ec2:DescribeCapacityReservations",
                 "ec2:DescribeInstanceStatus",
                 "ec2:DescribeInstances",
                 "ec2:DescribeSpotInstanceRequests",
@@ -268,6 +269,7 @@ def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
     subnets = [_ec2(p.region, f"subnet/{subnet}") for p in places for subnet in p.subnets.values()]
     # Images and snapshots may belong to nobody in particular.
     images = [_public(p.region, f"image/{p.image}") for p in places if p.image]
+    reserved = [_ec2(p.region, f"capacity-reservation/{held.id}") for p in places for held in p.reservations]
     snapshots = [_public(region, "snapshot/*") for region in regions]
     named = _resources(regions, "security-group", "key-pair")
     named += [_public(p.region, "image/*") for p in places if not p.image]
@@ -277,7 +279,10 @@ def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
         ),
         _statement("LaunchVolume", ["ec2:RunInstances"], made, tagged, from_template),
         _statement(
-            "LaunchInto", ["ec2:RunInstances"], subnets + free + images + snapshots, more=from_template
+            "LaunchInto",
+            ["ec2:RunInstances"],
+            subnets + free + images + snapshots + reserved,
+            more=from_template,
         ),
         _statement(
             "LaunchAsTemplateSays",

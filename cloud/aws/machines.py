@@ -65,13 +65,26 @@ def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> 
     }
     if place.image:
         parameters["ImageId"] = place.image
-    if request.placement.market is Market.SPOT:
+    if request.placement.reservation:
+        parameters |= _reserved(request, place)
+    elif request.placement.market is Market.SPOT:
         # No MaxPrice: the default is the on-demand price, and a lower one only brings more interruptions.
         parameters["InstanceMarketOptions"] = {
             "MarketType": "spot",
             "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
         }
     return parameters
+
+
+def _reserved(request: LaunchRequest, place: AwsRegion) -> dict[str, Any]:
+    """Into the reservation alone: where it is full, EC2 refuses instead of launching beside it."""
+    named = request.placement.reservation
+    known = next((held for held in place.reservations if held.id == named), None)
+    if known is None:
+        raise Misconfigured(f"{request.placement}: this pool has no reservation {named} in {place.region}")
+    target = {"CapacityReservationTarget": {"CapacityReservationId": named}}
+    market = {"InstanceMarketOptions": {"MarketType": "capacity-block"}} if known.block else {}
+    return {"CapacityReservationSpecification": target, **market}
 
 
 def _tags(request: LaunchRequest, place: AwsRegion) -> list[dict[str, Any]]:
@@ -112,6 +125,7 @@ def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
             zone=machine["Placement"]["AvailabilityZone"],
             instance_type=machine["InstanceType"],
             market=Market.SPOT if spot else Market.ON_DEMAND,
+            reservation=_in_reservation(machine, place),
         ),
         state=state,
         address=f"{host}:{place.engine_port}" if host else "",
@@ -129,6 +143,13 @@ def template_of(place: AwsRegion) -> dict[str, str]:
     """The launch template as RunInstances names it, with its version."""
     key = "LaunchTemplateId" if place.template.startswith("lt-") else "LaunchTemplateName"
     return {key: place.template, "Version": place.template_version}
+
+
+def _in_reservation(machine: Mapping[str, Any], place: AwsRegion) -> str:
+    """The configured reservation that a machine is in. One that EC2 chose by itself, as it does for open
+    ones, is none of the pool's."""
+    named = machine.get("CapacityReservationId")
+    return next((held.id for held in place.reservations if held.id == named), "")
 
 
 def _ending(reason: Mapping[str, str]) -> tuple[Ending, str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cloud.aws.clients import AwsClients, Lane
-from cloud.aws.places import PROVIDER, AwsRegion
+from cloud.aws.places import PROVIDER, AwsRegion, Reservation
 from cloud.aws.prices import on_demand_prices, spot_prices
 from cloud.errors import CloudError
 from cloud.ports import Clock, Sold
@@ -30,17 +30,19 @@ class _Part:
     clients: AwsClients
     place: AwsRegion
     market: Market
+    reserved: bool = False
 
 
 class AwsOfferings:
     """What EC2 sells in the zones and of the types that a pool may use.
 
-    Each region has two parts, since each fails alone: spot, where EC2 states the prices that are in force,
-    and on-demand, in every zone, at the configured price, else at the price list's. That one is asked for
-    each type by itself and rarely; a type whose price cannot be read has an offering without one, and is
-    asked for again at the next look. `available` only says that it is sold; whether there is capacity shows
-    when launching. `patience`: seconds that one type of the price list gets to answer, less than the caller
-    gives the whole look, so that a type that hangs hides no other's price.
+    Each region has two parts, since each fails alone, and a third one where capacity is reserved: whether
+    that is active and has room, at the configured price. Spot is where EC2 states the prices that are in
+    force, and on-demand is in every zone, at the configured price, else at the price list's. That one is
+    asked for each type by itself and rarely; a type whose price cannot be read has an offering without one,
+    and is asked for again at the next look. `available` only says that it is sold; whether there is
+    capacity shows when launching. `patience`: seconds that one type of the price list gets to answer, less
+    than the caller gives the whole look, so that a type that hangs hides no other's price.
     """
 
     def __init__(
@@ -51,14 +53,23 @@ class AwsOfferings:
             for clients, place in regions
             for market in Market
         }
+        self._parts |= {
+            f"{place.region} reserved": _Part(
+                clients=clients, place=place, market=Market.ON_DEMAND, reserved=True
+            )
+            for clients, place in regions
+            if place.reservations
+        }
         self._shares = [clients.share() for clients, _ in regions]
         self._clock, self._patience = clock, patience
         self._listed: dict[tuple[str, str], tuple[float, float]] = {}  # region, type -> price, read at
 
     def parts(self) -> Mapping[str, tuple[Offering, ...]]:
-        """Every zone and type of each region and market, without prices."""
+        """Every zone and type of each region and market, without prices, and every reservation."""
         return {
-            name: tuple(
+            name: tuple(_held(part.place, held) for held in part.place.reservations)
+            if part.reserved
+            else tuple(
                 Offering(placement=_placement(part.place, zone, kind, part.market), price=None)
                 for zone in sorted(part.place.subnets)
                 for kind in part.place.instance_types
@@ -69,6 +80,8 @@ class AwsOfferings:
     async def list(self, part: str) -> Sold:
         """One region's prices of one market. Raises CloudError when none of them can be read."""
         found = self._parts[part]
+        if found.reserved:
+            return await _reserved(found.clients, found.place)
         look = self._spot if found.market is Market.SPOT else self._on_demand
         return await look(found.clients, found.place)
 
@@ -152,6 +165,37 @@ class AwsOfferings:
             return "the price list has none"
         self._listed[place.region, name] = (price, self._clock.now())
         return ""
+
+
+async def _reserved(clients: AwsClients, place: AwsRegion) -> Sold:
+    """The configured reservations, at their prices, each available while it is active and has room.
+
+    Raises CloudError when EC2 does not tell. One that it does not know is not sold, and said so.
+    """
+    wanted = [held.id for held in place.reservations]
+    room: dict[str, bool] = {}
+    async for page in clients.pages(
+        Lane.LIST,
+        "ec2",
+        "describe_capacity_reservations",
+        Filters=[{"Name": "capacity-reservation-id", "Values": wanted}],
+        MaxResults=_PAGE,
+    ):
+        for found in page.get("CapacityReservations", ()):
+            active = found.get("State") == "active" and int(found.get("AvailableInstanceCount", 0)) > 0
+            room[str(found.get("CapacityReservationId", ""))] = active
+    missing = [name for name in wanted if name not in room]
+    return Sold(
+        offerings=tuple(_held(place, h, room[h.id]) for h in place.reservations if h.id in room),
+        problem=f"no reservation {', '.join(missing)} in {place.region}" if missing else "",
+    )
+
+
+def _held(place: AwsRegion, held: Reservation, available: bool = True) -> Offering:
+    placement = replace(
+        _placement(place, held.zone, held.instance_type, Market.ON_DEMAND), reservation=held.id
+    )
+    return Offering(placement=placement, price=held.price, available=available)
 
 
 async def _listed_price(clients: AwsClients, place: AwsRegion, name: str) -> float | None:

@@ -15,6 +15,18 @@ GENERATION_TAG = "orchestrator:generation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Capacity that is held for the account: an on-demand capacity reservation or, by `block`, a Capacity
+    Block. `price`: what the user counts for an hour of one machine in it, in USD."""
+
+    id: str
+    zone: str
+    instance_type: str
+    price: float
+    block: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AwsRegion:
     """One region of a pool. Raises ValueError with what is wrong and what to write."""
 
@@ -29,6 +41,7 @@ class AwsRegion:
     on_demand_prices: Mapping[str, float] = field(default_factory=dict)
     """The user's own USD/h per instance type; they win over the price list."""
     tags: Mapping[str, str] = field(default_factory=dict)  # the user's own, on what a launch makes
+    reservations: tuple[Reservation, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.subnets:

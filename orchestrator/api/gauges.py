@@ -250,7 +250,7 @@ def publish_market(snapshot: Snapshot) -> None:
         place = offering.placement
         state = "unavailable" if not offering.available else "blocked" if scorer.blocked(place) else "open"
         states[place.market, state] += 1
-        if offering.price is not None:
+        if offering.price is not None and not place.reservation:
             price = metrics.PRICE.labels(pool.name, str(place.market), place.zone, place.instance_type)
             price.set(offering.price)
     for market in Market:

@@ -13,7 +13,7 @@ from cloud.aws.load_balancer import AlbTargetGroup, Key
 from cloud.aws.notice_calls import NoticeCalls
 from cloud.aws.notice_queue import QueueNotices
 from cloud.aws.offerings import AwsOfferings
-from cloud.aws.places import AwsRegion
+from cloud.aws.places import AwsRegion, Reservation
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.own_notices import OwnNotices, Whose
 from cloud.ports import Clock, LoadBalancer, Notices, Offerings
@@ -96,6 +96,16 @@ def places(table: AwsTable) -> list[AwsRegion]:
             engine_port=table.engine_port,
             on_demand_prices=region.on_demand_prices,
             tags=table.tags,
+            reservations=tuple(
+                Reservation(
+                    id=held,
+                    zone=kept.zone,
+                    instance_type=kept.instance_type,
+                    price=kept.price,
+                    block=kept.block,
+                )
+                for held, kept in region.reservations.items()
+            ),
         )
         for name, region in table.regions.items()
     ]

@@ -12,13 +12,14 @@ from cloud.aws.balancer_settings import IDLE_TIMEOUTS
 from cloud.engines.flags import GPUS, has_flag
 from orchestrator.config.checks.aws_disk import WEIGHTS, disk_errors, disk_warnings
 from orchestrator.config.checks.engine import gpus_of, verdicts
-from orchestrator.config.tables.aws import ROLE, AwsRegionTable, AwsTable
+from orchestrator.config.tables.aws import ROLE, AwsRegionTable, AwsTable, ReservationTable
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import format_duration, shown
 from policies.model import Market
 
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_RESERVATION: Final = re.compile(r"cr-[0-9a-f]{8,17}")
 _SECRET: Final = re.compile(
     r"arn:aws[a-z-]*:(ssm:[a-z0-9-]+:\d{12}:parameter|secretsmanager:[a-z0-9-]+:\d{12}:secret)[/:][!-~]+"
 )
@@ -85,6 +86,9 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     yield from _machine_errors(at, aws)
     for name, region in aws.regions.items():
         yield from _region_errors((*at, "regions", name), name, region)
+        for held, table in region.reservations.items():
+            where = (*at, "regions", name, "reservations", held)
+            yield from _reservation_errors(where, held, table, region, aws.instance_types)
     for name, verdict in verdicts(pool):
         if not verdict.fits and not verdict.tight:
             yield (*at, "instance_types"), f"{name}: {verdict.text}"
@@ -249,6 +253,29 @@ def _instead_of(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), sorted(instance_types()), n=1)
     newer = "for a type that is newer than this version, write allow_unknown_types = true"
     return f"; did you mean {close[0]}? ({newer})" if close else f"; correct the name, or {newer}"
+
+
+def _reservation_errors(
+    at: tuple[str, ...], held: str, table: ReservationTable, region: AwsRegionTable, types: tuple[str, ...]
+) -> Iterator[Found]:
+    if not _RESERVATION.fullmatch(held):
+        yield (
+            at,
+            f"{shown(held)} is not the id of a capacity reservation; write one such as cr-0123456789abcdef0",
+        )
+    if table.zone not in region.subnets:
+        zones = ", ".join(sorted(region.subnets))
+        yield (
+            (*at, "zone"),
+            f"{shown(table.zone)} has no subnet here; write the reservation's zone, of {zones}",
+        )
+    if table.instance_type not in types:
+        yield (
+            (*at, "instance_type"),
+            f"{shown(table.instance_type)} is not one of cloud.aws.instance_types; write the type reserved",
+        )
+    if table.price <= 0.0:
+        yield (*at, "price"), 'is missing; write what an hour of one machine in it costs you, such as "6.80"'
 
 
 def _region_errors(at: tuple[str, ...], name: str, region: AwsRegionTable) -> Iterator[Found]:

@@ -20,6 +20,23 @@ Prices = Annotated[
 ]
 
 
+class ReservationTable(Section):
+    """Capacity that is reserved for the account, named by its id, such as cr-0123456789abcdef0."""
+
+    zone: str = Field(default="", description="The zone that it is in.", examples=["us-east-1a"])
+    instance_type: str = Field(
+        default="", description="Its instance type, one of cloud.aws.instance_types.", examples=["p5.4xlarge"]
+    )
+    price: Money = Field(
+        default=0.0,
+        description="What you count for an hour of one machine in it, in US dollars. Of a Capacity Block: "
+        "what it cost, divided by its hours and machines. An on-demand reservation is billed used or not: a "
+        "price just below the on-demand price has it used first.",
+        examples=["6.80"],
+    )
+    block: bool = Field(default=False, description="Whether it is a Capacity Block.")
+
+
 class AwsRegionTable(Section):
     """One region that nodes may be launched in, named like the region, such as us-east-1."""
 
@@ -61,6 +78,9 @@ class AwsRegionTable(Section):
         description="Your own on-demand prices per instance type in US dollars per hour. They win over the "
         "price list, which is not asked then.",
         examples=[{"p5.4xlarge": "6.88"}],
+    )
+    reservations: dict[str, ReservationTable] = Field(
+        default={}, description="Capacity reservations and Capacity Blocks that nodes may be launched into."
     )
     notice_queue: str = Field(
         default="",

@@ -14,6 +14,7 @@ from orchestrator.cli.validate import meaning
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.values import settings
 from orchestrator.gateway.config import IDLE
+from orchestrator.wiring.aws import places
 from orchestrator.wiring.ports import connect
 
 QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
@@ -542,3 +543,39 @@ def test_what_a_target_group_makes_of_units_is_said(tmp_path: Path) -> None:
         config = built(tmp_path, pool={"units": {"g6.12xlarge": 4}}, instance_types=kinds, **aws)
         found = meaning(config, "llama", ())["sentences"]
         assert any("needs the algorithm least_outstanding_requests" in text for text in found) is said
+
+
+HELD = {"zone": "us-east-1a", "instance_type": "p5.4xlarge", "price": "6.50"}
+
+
+def reserved(**changes: Any) -> dict[str, Any]:
+    held = {key: value for key, value in {**HELD, **changes}.items() if value is not None}
+    return {"us-east-1": region(reservations={"cr-0123456789abcdef0": held})}
+
+
+def test_a_reservation_is_taken_as_it_stands(tmp_path: Path) -> None:
+    (place,) = places(built(tmp_path, regions=reserved(block=True)).pool.cloud.aws)
+    (held,) = place.reservations
+    assert (held.id, held.zone, held.instance_type) == ("cr-0123456789abcdef0", "us-east-1a", "p5.4xlarge")
+    assert (held.price, held.block) == (6.5, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"zone": "us-east-1b"}, "zone"),
+        ({"zone": None}, "zone"),
+        ({"instance_type": "p5.48xlarge"}, "instance_type"),
+        ({"price": None}, "price"),
+        ({"price": "0"}, "price"),
+    ],
+)
+def test_a_reservation_that_cannot_be_used_is_refused(
+    tmp_path: Path, changes: dict[str, Any], key: str
+) -> None:
+    found = faults(tmp_path, regions=reserved(**changes))
+    assert [where.rpartition(".")[2] for where in found] == [key]
+
+
+def test_a_reservation_is_named_by_its_id(tmp_path: Path) -> None:
+    assert faults(tmp_path, regions={"us-east-1": region(reservations={"mine": HELD})})
