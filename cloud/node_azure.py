@@ -40,3 +40,7 @@ class AzureMetadata:
             return str(machine[known[path]]) if path in known else None
         except (ValueError, KeyError, IndexError, TypeError):
             raise Refused(f"{url}: no description of a machine") from None
+
+
+metadata = AzureMetadata
+"""For `cloud.node_metadata.metadata_of`."""

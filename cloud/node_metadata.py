@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 import time
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -129,8 +130,6 @@ def node_id(text: str) -> str:
 
 def metadata_of(base: str) -> Any:
     """The metadata of the cloud that the unit names, under the names of EC2's."""
-    if os.environ.get("ORCHESTRATOR_CLOUD") == "azure":
-        from cloud.node_azure import AzureMetadata  # user-data carries it where it is needed
-
-        return AzureMetadata(base)
-    return Metadata(base)
+    cloud = os.environ.get("ORCHESTRATOR_CLOUD")
+    # what a node gets at its first boot carries the module where it is needed
+    return import_module(f"cloud.node_{cloud}").metadata(base) if cloud else Metadata(base)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs on an EC2 node: fetches the node's own key, and starts the engine with its address and its secrets.
+"""Runs on a node: fetches the node's own key, and starts the engine with its address and its secrets.
 
 Standard library and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that user-data can carry it.
 What the node may have it asks for with the credentials of its instance role, so user-data holds no secret.
@@ -8,7 +8,7 @@ key     Proves to the control host which instance this is, and writes the key th
         program, which fits that control host and need not be in the user-data. The proof is a
         request to STS, signed here and sent there by the control host: STS answers it with the instance's id.
         A challenge of the control host is part of what is signed, so the proof is worth nothing later or
-        elsewhere.
+        elsewhere. On Compute Engine the proof is a token that Google signed (`cloud.node_gcp`).
 engine  Reads a JSON file {"argv", "on", "env", "secrets", "port", "weights", "needs", "container"}, looks
         whether the machine can run the engine, fetches the secrets into the environment, brings the weights,
         and becomes it. {host} in its words is the node's private address, {port} the port, {model} where the
@@ -19,6 +19,10 @@ engine  Reads a JSON file {"argv", "on", "env", "secrets", "port", "weights", "n
         in (`cloud.node_container`), whose image is fetched: its home, the local disk and the weights are
         there where they are on the node. Every step goes into the boot report. A start that fails is tried
         again at a growing pace.
+
+Options, which this explains so that nodes need not carry it: --imds the metadata service; --url the control
+host's listener for node reports, --key-file where the key goes, in hex, --agent where its program goes,
+--ca-file certificates to trust instead of the system's; --report the boot report.
 
 Examples:
   python3 -m cloud.node_start key --url https://control:9465 --key-file key --agent agent.py
@@ -55,7 +59,7 @@ def fetch_key(imds: Metadata, url: str, file: str, program: str, ca_file: str) -
     node = node_id(needed(imds, "meta-data/instance-id").strip())
     base, trust = f"{url.rstrip('/')}/v1/nodes/{node}", trusting(url, ca_file)
     challenge = _asked(f"{base}/challenge", {}, trust)["challenge"]
-    aws = Aws(imds)
+    aws = getattr(imds, "signer", Aws)(imds)
     headers = {"Content-Type": STS_TYPE, CHALLENGE: str(challenge)}
     signed = aws.signed("sts", aws.region, headers, STS_BODY, time.time())  # noqa: TID251
     given = _asked(f"{base}/key", {"challenge": challenge, "headers": signed}, trust)
@@ -175,16 +179,16 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     imds = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or IMDS
-    parser.add_argument("--imds", default=imds, help="the instance metadata service (%(default)s)")
+    parser.add_argument("--imds", default=imds)
     what = parser.add_subparsers(dest="what", required=True)
     key = what.add_parser("key", help="fetch this node's key")
-    key.add_argument("--url", required=True, help="the control host's listener for node reports, https://")
-    key.add_argument("--key-file", required=True, help="where the key goes, in hex")
-    key.add_argument("--agent", required=True, help="where the agent's program goes")
-    key.add_argument("--ca-file", default="", help="certificates to trust (the system's)")
+    key.add_argument("--url", required=True)
+    key.add_argument("--key-file", required=True)
+    key.add_argument("--agent", required=True)
+    key.add_argument("--ca-file", default="")
     become = what.add_parser("engine", help="become the engine")
-    become.add_argument("file", help="JSON file that describes it")
-    become.add_argument("--report", default=BOOT_FILE, help="the boot report (%(default)s)")
+    become.add_argument("file")
+    become.add_argument("--report", default=BOOT_FILE)
     options = parser.parse_args(arguments)
     metadata = metadata_of(options.imds)
     if options.what == "engine":

@@ -47,6 +47,7 @@ _PROGRAMS: Final = (
     "metadata",
     "aws",
     "azure",
+    "gcp",
     "weights",
     "start",
     "console",
@@ -182,7 +183,8 @@ WantedBy=multi-user.target
 _FETCHED: Final = (
     "ExecStartPre=/usr/bin/python3 -m cloud.node_start key {where} --key-file {agent}/key"
     " --agent {agent}/agent.py\n"
-    "ExecStart=/usr/bin/python3 {agent}/agent.py {where} --key-file {agent}/key --boot-file {run}/boot.json"
+    "ExecStart=/usr/bin/python3 {agent}/agent.py {where} --key-file {agent}/key"
+    " --boot-file {run}/boot.json{cloud}"
 )
 _CARRIED_KEY: Final = (
     "LoadCredential=key:{home}/agent.key\n"
@@ -208,7 +210,7 @@ class NodeSetup:
     local_disk: bool = True  # the machine's own NVMe disks take what is downloaded
     report_url: str = ""  # where the node's agent reports; empty: no agent
     trusted: str = ""  # certificates (PEM) that the agent trusts there; empty: those of the system
-    cloud: Literal["aws", "azure"] = "aws"
+    cloud: Literal["aws", "azure", "gcp"] = "aws"
     key: str = ""  # of the agent's reports, in hex, where the node does not fetch it
 
 
@@ -278,6 +280,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
         "disks": disks,
         "weights": weights,
         "azure": setup.cloud == "azure",
+        "gcp": setup.cloud == "gcp",
         "container": command.container is not None,
         "program": command.container is None,
     }

@@ -88,6 +88,12 @@ def _gcp_prices(config: Config, clock: Clock, patience: float) -> Offerings:
     return prices_of_gcp(config, clock, patience)
 
 
+def _gcp_identify(config: Config) -> Identify | None:
+    from orchestrator.wiring.gcp import identify_on_gcp
+
+    return identify_on_gcp(config)
+
+
 def _end_on_gcp(_region: str, node: str, token: str) -> str:
     if node:
         return f"gcloud compute instances delete {node}"
@@ -128,7 +134,7 @@ def _end_on_aws(region: str, node: str, token: str) -> str:
 WIRING: Final[Mapping[CloudName, CloudWiring]] = MappingProxyType(
     {
         "local": CloudWiring(connect=_local, by_hand=_end_local),
-        "gcp": CloudWiring(connect=_gcp, prices=_gcp_prices, by_hand=_end_on_gcp),
+        "gcp": CloudWiring(connect=_gcp, prices=_gcp_prices, identify=_gcp_identify, by_hand=_end_on_gcp),
         "azure": CloudWiring(connect=_azure, prices=_azure_prices, by_hand=_end_on_azure),
         "aws": CloudWiring(connect=_aws, prices=_aws_prices, identify=_aws_identify, by_hand=_end_on_aws),
     }

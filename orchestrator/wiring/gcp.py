@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cloud.cloud_init.user_data import NodeSetup
 from cloud.gcp.client import GcpClient
+from cloud.gcp.identity import MachineIdentity
 from cloud.gcp.instances import GcpInstances
 from cloud.gcp.notices import OperationNotices
 from cloud.gcp.offerings import GcpOfferings
@@ -56,6 +57,12 @@ def connect_gcp(config: Config, clock: Clock, owned: Callable[[str], bool]) -> C
 def prices_of_gcp(config: Config, clock: Clock, patience: float) -> Offerings:
     """What Google sells in the configured places, with so many seconds for its catalogue."""
     return _offerings(config, clock, tokens_of(config.pool.cloud.gcp), patience)
+
+
+def identify_on_gcp(config: Config) -> MachineIdentity:
+    """Who judges the tokens of nodes."""
+    table = config.pool.cloud.gcp
+    return MachineIdentity(project=table.project, account=table.service_account)
 
 
 def client_of(config: Config, tokens: Tokens) -> GcpClient:
@@ -114,6 +121,7 @@ def _setup(config: Config) -> NodeSetup:
     reports = agents.node_url if pool.cloud.gcp.service_account or pool.cloud.gcp.instance_template else ""
     return NodeSetup(
         pool=config.pool_name,
+        cloud="gcp",
         command=EngineCommand(argv=()),
         port=pool.cloud.gcp.engine_port,
         gpus=gpus_of(pool),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cloud.cloud_init.user_data import NodeSetup
+from cloud.cloud_init.user_data import NodeSetup, written
 from cloud.errors import (
     CloudError,
     Denied,
@@ -292,3 +292,16 @@ def test_what_an_answers_error_means(status, reason, kind):
 @pytest.mark.parametrize("body", [None, [], "x", {"error": "x"}, {"error": {"errors": ["x", None]}}])
 def test_an_error_that_says_nothing_is_still_one(body):
     assert "status 418" in str(of_answer(418, body, "a call", Uncertain))
+
+
+def test_a_node_of_google_starts_by_googles_metadata_and_carries_what_that_needs():
+    command = EngineCommand(argv=("vllm", "serve"), build="b")
+    setup = NodeSetup(pool="pool", cloud="gcp", command=command, port=8000, report_url="https://control:9465")
+    files = written(setup)
+    for unit in ("engine", "agent", "console"):
+        unit_of = files[f"/etc/systemd/system/orchestrator-{unit}.service"]
+        assert "Environment=ORCHESTRATOR_CLOUD=gcp\n" in unit_of
+    assert "computeMetadata" in files["/opt/orchestrator/cloud/node_gcp.py"]
+    on_aws = written(replace(setup, cloud="aws"))
+    assert "/opt/orchestrator/cloud/node_gcp.py" not in on_aws
+    assert not any("ORCHESTRATOR_CLOUD" in text for path, text in on_aws.items() if path.endswith(".service"))
