@@ -15,14 +15,12 @@ from typing import Final
 from cloud.errors import CloudError
 from cloud.gcp.client import Body, GcpClient
 from cloud.gcp.machines import PREEMPTED, when
+from cloud.gcp.places import SHORTEST
 from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 
 log = structlog.get_logger("gcp")
-
-SHORTEST: Final = 30.0
-"""Seconds from the record of a preemption to the end of the machine, at least (Google: best effort)."""
 
 _BACK: Final = 300.0  # s of records that are read each time: one that is late is not missed
 _MOST_KNOWN: Final = 10_000

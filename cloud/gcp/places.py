@@ -15,6 +15,8 @@ STANDBY_LABEL: Final = "orchestrator-standby"
 BUILD_LABEL: Final = "orchestrator-build"
 TOKEN_KEY: Final = "orchestrator-token"  # noqa: S105 - a key of the machine's metadata
 """Labels take small letters and 63 characters, which tokens do not keep to."""
+SHORTEST: Final = 30.0
+"""Seconds from the record of a preemption to the end of the machine, at least (Google: best effort)."""
 NOTICE_KEY: Final = "orchestrator-notice-seconds"
 """The key of the metadata by which the node's agent knows how long a notice is (`cloud.node_notices`)."""
 

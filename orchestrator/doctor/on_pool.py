@@ -33,8 +33,6 @@ class PoolDoctor:
         self._clock, self._threads, self._config = clock, threads, config
         self._daemon, self._name, self._settings = config.daemon, config.pool_name, config.pool
         self._pool = config.wanted
-        aws = self._settings.cloud.aws if self._settings.cloud.kind == "aws" else None
-        self._aws = aws
         self._gateway = None if self._settings.cloud.target_group else self._settings.gateway
 
     def checks(self) -> list[Check]:
@@ -80,15 +78,12 @@ class PoolDoctor:
 
     def _notices(self) -> dict[str, float]:
         """What each source of notices leaves at worst, in seconds."""
-        if self._aws is None:
+        cloud = self._settings.cloud
+        if cloud.here:
             return {"local-feed": self._settings.starts.notice}
-        from cloud.aws.events import NOTICE_SECONDS
-
-        found = {"aws-spot-requests": NOTICE_SECONDS - self._aws.poll_spot_requests}
-        if any(region.notice_queue for region in self._aws.regions.values()):
-            found["aws-queue"] = NOTICE_SECONDS
+        found = dict(cloud.table.sources(cloud.traits.notice))
         if self._settings.agents.listen is not None:
-            found["node-agent"] = NOTICE_SECONDS - _AGENT_POLLS
+            found["node-agent"] = cloud.traits.notice - _AGENT_POLLS
         return found
 
     def _zones(self) -> int:

@@ -178,6 +178,13 @@ class AwsTable(MachinesTable):
         """Those that have a subnet."""
         return sum(len(region.subnets) for region in self.regions.values())
 
+    def sources(self, notice: float) -> Mapping[str, float]:
+        """The status of spot requests, and the queue where there is one."""
+        found = {"aws-spot-requests": notice - self.poll_spot_requests}
+        if any(region.notice_queue for region in self.regions.values()):
+            found["aws-queue"] = notice
+        return found
+
     def weights_aside(self) -> bool:
         """Whether `weights` is given."""
         return bool(self.weights)

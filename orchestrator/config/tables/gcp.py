@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from cloud.gcp.places import SHORTEST
 from orchestrator.config.tables.aws import Prices
 from orchestrator.config.tables.machines import MachinesTable
 from orchestrator.config.types import Duration, FilePath, Section, Strings, Texts, duration_key
@@ -111,3 +112,7 @@ class GcpTable(MachinesTable):
     def zones(self) -> int:
         """Those of all regions."""
         return sum(len(region.zones) for region in self.regions.values())
+
+    def sources(self, notice: float) -> Mapping[str, float]:  # noqa: ARG002 - for others
+        """The record of operations, which is written when the machine is being taken."""
+        return {"gcp-operations": SHORTEST - self.poll_operations}

@@ -28,6 +28,10 @@ class MachinesTable(Section):
         """What the provider can do as it is configured here; `usual` is what its kind can."""
         return usual
 
+    def sources(self, notice: float) -> Mapping[str, float]:  # noqa: ARG002 - for others
+        """What each source of notices leaves of one of so many seconds at worst; agents of nodes apart."""
+        return {}
+
     def weights_aside(self) -> bool:
         """Whether nodes find the weights elsewhere than under the model's name."""
         return False

@@ -125,6 +125,7 @@ def test_what_becomes_of_the_tables() -> None:
     assert machines_of(built({"start_engine": False})).setup is None
     assert ledger_of(config).name == "llama.ledger"
     assert config.pool.cloud.table.zones() == 3
+    assert config.pool.cloud.table.sources(120.0) == {"gcp-operations": 25.0}
 
 
 async def test_the_ports_of_a_pool() -> None:
