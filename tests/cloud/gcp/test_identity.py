@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -17,12 +19,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import crypt, jwt
 
+from cloud.cloud_init.user_data import NodeSetup, written
 from cloud.errors import CloudError, Denied
 from cloud.gcp.identity import MachineIdentity
 from cloud.node_agent import node_key
 from cloud.node_gcp import CHALLENGE, PROOF, Gce, Signer
 from cloud.node_metadata import Refused
-from tests.support.node_bench import BARE_PYTHON, SECRET, Served, make_certificate
+from cloud.ports import EngineCommand
+from tests.support.node_bench import SECRET, Served, make_certificate
 
 ACCOUNT = "node@ml-serving.iam.gserviceaccount.com"
 ON_GOOGLE = {"ORCHESTRATOR_CLOUD": "gcp", "PATH": "/usr/bin:/bin"}
@@ -159,17 +163,26 @@ def test_the_metadata_that_a_start_asks_for(google) -> None:
         Signer(metadata).signed("sts", "", {CHALLENGE: "c-1"})
 
 
+def programs(folder: Path) -> tuple[str, ...]:
+    """How Python runs what the startup script brings, with the names that it has there."""
+    command = EngineCommand(argv=("vllm",))
+    made = written(NodeSetup(pool="pool", cloud="gcp", command=command, port=8000, report_url="https://c:1"))
+    for path, text in made.items():
+        file = folder / path.removeprefix("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return ("env", f"PYTHONPATH={folder}/opt/orchestrator", sys.executable, "-S")
+
+
 @pytest.mark.slow
 async def test_a_node_fetches_its_key_end_to_end(google, tmp_path) -> None:
     certificate, key = make_certificate(tmp_path)
-    import ssl
-
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     control = Served(identify=judge(google))
     await control.open(tls=tls)
     command = [
-        *BARE_PYTHON,
+        *programs(tmp_path),
         *("-m", "cloud.node_start", "--imds", google.url, "key", "--url", control.url),
         *("--ca-file", str(certificate), "--key-file", str(tmp_path / "key")),
         *("--agent", str(tmp_path / "agent.py")),
@@ -208,7 +221,7 @@ async def test_an_engine_is_started_with_the_machines_address(google, tmp_path) 
     }
     (tmp_path / "engine.json").write_bytes(orjson.dumps(described))
     done = await asyncio.create_subprocess_exec(
-        *BARE_PYTHON,
+        *programs(tmp_path),
         *("-m", "cloud.node_start", "--imds", google.url, "engine"),
         *(str(tmp_path / "engine.json"), "--report", str(tmp_path / "boot.json")),
         stdout=asyncio.subprocess.PIPE,
