@@ -445,6 +445,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.once:
         for look in (agent.look_at_metadata, agent.look_at_gpus, agent.look_at_log, agent.look_at_boot):
             look()
+        with contextlib.suppress(Refused):  # which the metadata's error says
+            agent.wait_for_change()  # the first answer comes at once
         print(json.dumps(agent.report(), indent=2))
         return 0
     _when_ended(agent.last_word)

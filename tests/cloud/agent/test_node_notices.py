@@ -282,6 +282,7 @@ def test_the_agents_program_works_beside_what_user_data_carries(machine, tmp_pat
     program = tmp_path / "agent.py"
     program.write_text(agent_program())
     node = machine(cloud=cloud)
+    node.order("interrupt" if cloud == "aws" else "preempt")
     done = subprocess.run(
         [sys.executable, "-S", str(program), "--once", *node.options()],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "opt/orchestrator")},
@@ -293,3 +294,4 @@ def test_the_agents_program_works_beside_what_user_data_carries(machine, tmp_pat
     seen = json.loads(done.stdout)
     assert (seen["cloud"], seen["node"]) == (cloud, node.id)
     assert (seen["life_cycle"], seen["metadata_error"]) == ("spot", "")
+    assert [notice["kind"] for notice in seen["notices"]] == ["interruption"]
