@@ -19,6 +19,7 @@ from node_bench import make_certificate
 
 import cloud
 from cloud.agent_keys import CARRIED as IN_PROGRAM
+from cloud.agent_keys import agent_program
 from cloud.clock import SystemClock
 from cloud.cloud_init.bare import bare
 from cloud.cloud_init.short_names import shortened
@@ -136,11 +137,15 @@ def test_cloud_init_writes_the_files_as_they_are():
     assert config["runcmd"][0] == ["systemd-sysusers"]  # the units' user is there before they are
 
 
-def test_the_programs_are_the_ones_of_this_package():
-    files = written(setup(weights="s3://bucket/model"))
-    carried = set(PROGRAMS) - {"node_container.py"}
-    agent = (CLOUD / "node_agent.py").read_text()
-    for name, text in shortened({name: bare((CLOUD / name).read_text()) for name in carried}, agent).items():
+@pytest.mark.parametrize("cloud", ["aws", "azure", "gcp"])
+def test_the_programs_are_the_ones_of_this_package(cloud):
+    """Of the readers of metadata of other clouds than AWS a node has its own alone."""
+    files = written(setup(weights="s3://bucket/model", cloud=cloud))
+    others = {"node_azure.py", "node_gcp.py"} - {f"node_{cloud}.py"}
+    carried = set(PROGRAMS) - {"node_container.py"} - others
+    assert not any(f"/opt/orchestrator/cloud/{name}" in files for name in others)
+    texts = {name: bare((CLOUD / name).read_text()) for name in carried}
+    for name, text in shortened(texts, agent_program()).items():
         assert files[f"/opt/orchestrator/cloud/{name}"] == text
 
 
