@@ -32,6 +32,7 @@ from tests.support.balancer_programs import PROGRAMS, BalancerProgram, missing  
 from tests.support.named_backends import NamedBackend  # noqa: E402
 
 NODES = 10
+BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 RESTART_EVERY = 10
 PATIENCE = 60.0
 
@@ -60,9 +61,7 @@ class Load:
                     self.idle -= 1
                 gone = set(self.left)
                 try:
-                    async with session.post(
-                        self._url + self._path, json={"model": "m", "messages": []}
-                    ) as answer:
+                    async with session.post(self._url + self._path, json=BODY) as answer:
                         text = await answer.text()
                         if answer.status != 200:
                             self.failed.append(f"{self.where}: {answer.status} {text[:80]}")

@@ -38,4 +38,32 @@ KINDS: Final[Mapping[str, Kind]] = {
         change="a file of endpoints that it watches",
         restart="comes back with its targets, from that file",
     ),
+    "nginx": Kind(
+        title="nginx",
+        needs=("url", "file", "reload"),
+        takes=("backend",),
+        change="a file that it includes, and a reload",
+        restart="comes back with its targets, from that file",
+    ),
+    "smg": Kind(
+        title="smg",
+        needs=("url",),
+        takes=("token_file",),
+        change="its REST API",
+        restart="comes back empty, and is filled at the next look",
+    ),
+    "sglang-router": Kind(
+        title="sglang-router",
+        needs=("url",),
+        takes=("token_file",),
+        change="its REST API",
+        restart="comes back empty, and is filled at the next look",
+    ),
+    "vllm-router": Kind(
+        title="vllm-router",
+        needs=("url",),
+        takes=("token_file",),
+        change="its REST API",
+        restart="comes back empty, and is filled at the next look",
+    ),
 }

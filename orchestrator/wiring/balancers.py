@@ -7,6 +7,9 @@ from functools import partial
 from cloud.balancers.envoy import EnvoyCluster
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.balancers.haproxy import CHECK, HaproxyBackend
+from cloud.balancers.ledger import Ledger
+from cloud.balancers.nginx import NginxUpstream
+from cloud.balancers.routers import RouterWorkers
 from cloud.logger import structlog
 from cloud.ports import Clock, LoadBalancer
 from orchestrator.config.load import Config
@@ -16,11 +19,15 @@ log = structlog.get_logger("wiring")
 
 
 def balancers(config: Config, clock: Clock, gateway: GatewayBalancer) -> tuple[LoadBalancer, ...]:
-    """The balancers that the pool's table names; `gateway` is that of this host. Opens nothing yet."""
-    return tuple(_balancer(config.pool_name, table, clock, gateway) for table in config.pool.balancer)
+    """The balancers that the pool's table names; `gateway` is that of this host. Opens nothing yet.
+
+    Raises OSError for a file with a token that cannot be read.
+    """
+    return tuple(_balancer(config, table, clock, gateway) for table in config.pool.balancer)
 
 
-def _balancer(pool: str, table: BalancerTable, clock: Clock, gateway: GatewayBalancer) -> LoadBalancer:
+def _balancer(config: Config, table: BalancerTable, clock: Clock, gateway: GatewayBalancer) -> LoadBalancer:
+    pool = config.pool_name
     backend = table.backend or pool
     if table.kind == "haproxy" and table.socket is not None:
         return HaproxyBackend(
@@ -42,8 +49,35 @@ def _balancer(pool: str, table: BalancerTable, clock: Clock, gateway: GatewayBal
             name=table.title,
             wait=table.wait,
         )
+    if table.kind == "nginx" and table.file is not None:
+        return NginxUpstream(
+            url=table.url,
+            file=table.file,
+            upstream=backend,
+            reload=table.reload,
+            ledger=_ledger(config, table, clock),
+            clock=clock,
+            name=table.title,
+        )
+    if table.kind in ("smg", "sglang-router", "vllm-router"):
+        return RouterWorkers(
+            kind=table.kind,
+            url=table.url,
+            ledger=_ledger(config, table, clock),
+            clock=clock,
+            name=table.title,
+            token=table.token(),
+            wait=table.wait,
+        )
     gateway.name = table.title
     return gateway
+
+
+def _ledger(config: Config, table: BalancerTable, clock: Clock) -> Ledger:
+    """Where the daemon keeps what a balancer was given."""
+    pool = config.pool_name
+    file = config.daemon.state_dir / "balancers" / f"{pool}-{table.title}.json"
+    return Ledger(file, pool=pool, clock=clock)
 
 
 def _file_failed(balancer: str, text: str) -> None:

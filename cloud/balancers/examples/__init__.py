@@ -14,6 +14,10 @@ from typing import Final
 EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "haproxy": ("haproxy.cfg", "servers.cfg", "pool.toml"),
     "envoy": ("envoy.yaml", "endpoints.json", "pool.toml"),
+    "nginx": ("nginx.conf", "targets.conf", "pool.toml"),
+    "smg": ("start.sh", "pool.toml"),
+    "sglang-router": ("start.sh", "pool.toml"),
+    "vllm-router": ("start.sh", "pool.toml"),
 }
 """The files of each balancer, in the order in which they are shown."""
 

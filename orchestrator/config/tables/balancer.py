@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from orchestrator.config.types import Duration, FilePath, Section, duration_key
+from orchestrator.config.types import Duration, FilePath, Section, Strings, duration_key
 
-BalancerKind = Literal["gateway", "haproxy", "envoy"]
+BalancerKind = Literal["gateway", "haproxy", "envoy", "nginx", "smg", "sglang-router", "vllm-router"]
 
 
 class BalancerTable(Section):
@@ -26,7 +26,8 @@ class BalancerTable(Section):
     )
     url: str = Field(
         default="",
-        description="Where the daemon reads it. envoy: its admin port.",
+        description="Where the daemon reads it. envoy: its admin port. nginx: its status location. "
+        "Routers: where their clients ask.",
         examples=["http://127.0.0.1:9901"],
     )
     socket: FilePath | None = Field(
@@ -38,14 +39,14 @@ class BalancerTable(Section):
     backend: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9_.-]*$",
-        description="What the targets belong to: backend of haproxy, cluster of envoy. "
+        description="What the targets belong to: backend of haproxy, cluster of envoy, upstream of nginx. "
         "Default: the pool's name.",
     )
     file: FilePath | None = Field(
         default=None,
         description="The file of targets that the daemon keeps. haproxy: the part of its configuration that "
         "holds the backend, so that a restart comes back with its servers; without it they are gone until "
-        "the daemon's next look. envoy: its endpoints.",
+        "the daemon's next look. envoy: its endpoints. nginx: what it includes.",
         examples=["/etc/spot-orchestrator/balancer/servers.cfg"],
         json_schema_extra={"default": None},
     )
@@ -53,6 +54,16 @@ class BalancerTable(Section):
         default="",
         description="haproxy: how servers are checked, as its `server` lines say it. Default: "
         '"check inter 1s fall 3 rise 1".',
+    )
+    reload: Strings = Field(
+        default=(),
+        description="nginx: the command that has it read its configuration again.",
+        examples=[["sudo", "-n", "systemctl", "reload", "nginx"]],
+    )
+    token_file: FilePath | None = Field(
+        default=None,
+        description="File with the API key of a router that asks for one.",
+        json_schema_extra={"default": None},
     )
     wait: Duration = duration_key(
         3.0,
@@ -63,3 +74,7 @@ class BalancerTable(Section):
     def title(self) -> str:
         """Its name within its pool."""
         return self.name or self.kind
+
+    def token(self) -> str:
+        """The token of its file, empty without one. Raises OSError."""
+        return "" if self.token_file is None else self.token_file.read_text(encoding="utf-8").strip()
