@@ -1,4 +1,4 @@
-"""The embedded gateway as a load balancer: the target set is pushed over its unix socket and kept in a file.
+"""The embedded gateway as a load balancer: the target set is pushed over its socket and kept in a file.
 
 The push comes first because it is the path a preemption notice takes: one warm connection, about a
 millisecond to the acknowledgement. The file follows, so that a gateway that restarts while the daemon is
@@ -9,6 +9,7 @@ push fails.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,9 @@ class GatewayBalancer:
     Generations must rise over the life of the pool, not of the daemon: one that lost its count goes on from
     `(await observe()).generation`.
 
+    A gateway on another host is reached by `url` with `token`, and keeps its file itself: there is no second
+    path to it then. `tls`: whom its certificate may be signed by, where not by the system's authorities.
+
     `run_blocking` writes the file; what is not given is a thread of its own, so that a disk that hangs stalls
     neither the event loop nor another pool. `leave` is for a pool that is being removed: a gateway that does
     not serve it any more then counts as one that holds nothing of it.
@@ -66,7 +70,6 @@ class GatewayBalancer:
     oldest: a gateway of any version reads that.
     """
 
-    name = "gateway"
     capabilities = Capabilities(
         drains=True, counts_in_flight=True, propagation=0.0, in_path=True, weights=True
     )
@@ -74,16 +77,24 @@ class GatewayBalancer:
     def __init__(
         self,
         *,
-        socket: Path,
-        targets_file: Path,
         pool: str,
         clock: Clock,
+        socket: Path | None = None,
+        targets_file: Path | None = None,
+        url: str = "",
+        token: str = "",
+        tls: ssl.SSLContext | None = None,
+        name: str = "gateway",
         timeout: float = 2.0,
         run_blocking: RunBlocking | None = None,
         on_file_error: Callable[[str], None] | None = None,
     ) -> None:
+        self.name = name
         self._socket = socket
-        self._peer = f"the gateway at {socket}"
+        self._base = url.rstrip("/") or "http://gateway"
+        self._headers = _JSON | ({"Authorization": f"Bearer {token}"} if token else {})
+        self._tls = tls if tls is not None else True
+        self._peer = f"the gateway at {socket or url}"
         self._file = targets_file
         self._pool = pool
         self._state = f"/v1/state?pool={quote(pool, safe='')}"
@@ -207,9 +218,10 @@ class GatewayBalancer:
         self._incarnation = str(body.get("incarnation", ""))
         self._generation = generation
         self._acknowledged = (self._incarnation, targets)
-        self._unwritten = self._document = document
         self._behind = False
-        self._start_writer()
+        if self._file is not None:
+            self._unwritten = self._document = document
+            self._start_writer()
 
     def _unreadable(self, error: Exception) -> Uncertain:
         return Uncertain(f"{self._peer} sent a state this version cannot read: {error!r}")
@@ -244,13 +256,13 @@ class GatewayBalancer:
         """One exchange over the warm connection; the JSON object of the answer, whatever the status."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self._socket), keepalive_timeout=_KEEP_WARM),
+                connector=self._connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
             )
         try:
             async with self._session.request(
-                method, f"http://gateway{path}", data=data, headers=_JSON
+                method, self._base + path, data=data, headers=self._headers
             ) as answer:
                 body = orjson.loads(await answer.read())
                 status = answer.status
@@ -264,8 +276,15 @@ class GatewayBalancer:
             raise Uncertain(f"{self._peer} sent a {type(body).__name__}, not an object")
         return status, body
 
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._socket is not None:
+            return aiohttp.UnixConnector(str(self._socket), keepalive_timeout=_KEEP_WARM)
+        return aiohttp.TCPConnector(keepalive_timeout=_KEEP_WARM, ssl=self._tls)
+
     async def _write_after_failed_push(self, document: TargetSet, push_error: Uncertain) -> None:
         """The second path. Raises Denied when another daemon has written a newer file, else Uncertain."""
+        if self._file is None:
+            return
         await self.flush()
         self._unwritten = None
         try:
@@ -280,7 +299,7 @@ class GatewayBalancer:
 
     async def _write_file(self) -> None:
         """Write until the newest set is on disk; sets that were overtaken meanwhile are skipped."""
-        while (document := self._unwritten) is not None:
+        while self._file is not None and (document := self._unwritten) is not None:
             try:
                 await self._run_blocking(partial(files.write, self._file, document))
             except (OSError, Denied) as error:

@@ -21,6 +21,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "gateway": Kind(
         title="the embedded gateway",
+        takes=("url", "token_file", "ca_file"),
         change="its control socket",
         restart="comes back with its targets, from its file",
     ),

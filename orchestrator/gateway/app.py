@@ -44,6 +44,7 @@ from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import MetricsListener
 from orchestrator.gateway.providers import Providers
 from orchestrator.gateway.proxy import Proxy
+from orchestrator.gateway.remote_control import RemoteControl
 from orchestrator.gateway.replies import bad_request, error_response
 from orchestrator.gateway.route_views import ROUTES_SCHEMA
 from orchestrator.gateway.router import Router
@@ -106,6 +107,8 @@ class Gateway:
         self._checker: asyncio.Task[None]
         self._follower: asyncio.Task[None]
         self._metrics_listener: MetricsListener | None = None
+        self._remote: RemoteControl | None = None
+        self._remote_opener: asyncio.Task[None]
         self._opener: asyncio.Task[None]
         self.port = 0
 
@@ -162,6 +165,9 @@ class Gateway:
             hosts.add_own_names()
             self._metrics_listener = MetricsListener(at, self.metrics, hosts, self._clock)
             self._opener = asyncio.create_task(self._metrics_listener.run(), name="metrics-listener")
+        if (at := config.control_listen) is not None and self._certificate is not None:
+            self._remote = RemoteControl(at, config, self._control, self._certificate, self._clock)
+            self._remote_opener = asyncio.create_task(self._remote.run(), name="remote-control")
         log.info(
             "gateway.started",
             host=config.host,
@@ -295,6 +301,7 @@ class Gateway:
         clean = True
         if heir:
             await self._close_metrics()
+            await self._close_remote()
         try:
             await self._control_runner.cleanup()
             await self._clock.sleep(linger)
@@ -318,6 +325,7 @@ class Gateway:
             self._follower.cancel()
             self._keys.close()
             await self._close_metrics()
+            await self._close_remote()
             await self._public_runner.cleanup()
             for lane in self.lanes.values():
                 await lane.close()
@@ -325,6 +333,12 @@ class Gateway:
             await self._desk.close()
         log.info("gateway.stopped", clean=clean)
         return clean
+
+    async def _close_remote(self) -> None:
+        if self._remote is not None:
+            self._remote_opener.cancel()
+            await asyncio.gather(self._remote_opener, return_exceptions=True)
+            await self._remote.close()
 
     async def _close_metrics(self) -> None:
         if self._metrics_listener is not None:

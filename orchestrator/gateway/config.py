@@ -157,6 +157,8 @@ class GatewayConfig:
     tls_cert_file: Path | None = None  # None: plain HTTP
     tls_key_file: Path | None = None
     metrics_listen: HostPort | None = None  # for Prometheus
+    control_listen: HostPort | None = None  # for daemons on other hosts; under TLS, with a token
+    control_token_file: Path | None = None
     poll_interval: float = 0.2  # between looks at the targets files
     retry_after: int = 2  # s, `Retry-After` of a refusal
 
@@ -183,6 +185,8 @@ class GatewayConfig:
             raise GatewayError(f"gateway: port: {self.port}: must be 0 (any free port) to 65535")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise GatewayError("gateway: tls_cert_file, tls_key_file: write both or neither")
+        if self.control_listen is not None and None in (self.control_token_file, self.tls_cert_file):
+            raise GatewayError("gateway: control_listen: needs control_token_file and tls_cert_file")
         for network in self.trusted_proxies:
             try:
                 ipaddress.ip_network(network, strict=False)

@@ -10,11 +10,13 @@
     GET /metrics      Prometheus text
     GET /healthz      the process lives
 
-A unix socket of mode 0600: who may open it may move the traffic.
+A unix socket of mode 0600: who may open it may move the traffic. For daemons on other hosts the first and the
+third are served at `control_listen` too, under TLS and with a token (`orchestrator.gateway.remote_control`).
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError, parse
+from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError, TargetSet, parse
 from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.config import GatewayError
 from orchestrator.gateway.entry import Entry
@@ -34,6 +36,11 @@ from orchestrator.gateway.targets import StaleGeneration, WrongPool
 from policies.held import Held
 
 STATE_SCHEMA = "gateway-state/1"
+
+Keep = Callable[[TargetSet], Awaitable[None]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_OK = 200
 
 
 class Control:
@@ -81,6 +88,30 @@ class Control:
         app.router.add_get("/v1/routes", self._get_routes)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/healthz", self._get_healthz)
+        return app
+
+    def remote_app(self, token: str, keep: Keep) -> web.Application:
+        """What daemons on other hosts may ask for: target sets and states, with a token.
+
+        `keep` writes down a set that was taken: its daemon cannot reach the files of this host.
+        """
+
+        @web.middleware
+        async def known(request: web.Request, handler: Handler) -> web.StreamResponse:
+            shown = request.headers.get("Authorization", "")
+            if not hmac.compare_digest(shown.encode(), f"Bearer {token}".encode()):
+                return error_response(401, "unknown_daemon", "this is not the token of control_token_file")
+            return await handler(request)
+
+        async def put(request: web.Request) -> web.Response:
+            answer = await self._put_targets(request)
+            if answer.status == _OK:
+                await keep(parse(await request.read()))
+            return answer
+
+        app = web.Application(client_max_size=MAX_BYTES, middlewares=[known])
+        app.router.add_put("/v1/targets", put)
+        app.router.add_get("/v1/state", self._get_state)
         return app
 
     def state(self, lane: Lane) -> dict[str, Any]:

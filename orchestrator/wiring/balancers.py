@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from functools import partial
+from pathlib import Path
 
 from cloud.balancers.envoy import EnvoyCluster
 from cloud.balancers.gateway import GatewayBalancer
@@ -69,8 +71,26 @@ def _balancer(config: Config, table: BalancerTable, clock: Clock, gateway: Gatew
             token=table.token(),
             wait=table.wait,
         )
+    if table.url:
+        return GatewayBalancer(
+            pool=pool,
+            clock=clock,
+            url=table.url,
+            token=table.token(),
+            tls=_trusting(table.ca_file),
+            name=table.title,
+        )
     gateway.name = table.title
     return gateway
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext | None:
+    """Whom to trust beside the system's authorities. Raises OSError."""
+    if ca_file is None:
+        return None
+    context = ssl.create_default_context()
+    context.load_verify_locations(ca_file)
+    return context
 
 
 def _ledger(config: Config, table: BalancerTable, clock: Clock) -> Ledger:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from cloud.balancers.kinds import KINDS
 from orchestrator.config.errors import Found, Key, dotted
-from orchestrator.config.tables.balancer import BalancerTable
+from orchestrator.config.tables.balancer import NGINX_SETTLES, BalancerTable
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 
@@ -27,10 +27,16 @@ def balancers_errors(pools: Mapping[str, PoolConfig], call_timeout: float) -> It
             if table.title in titles:
                 yield (
                     (*at, "name"),
-                    f"{shown(table.title)} is {dotted(titles[table.title])} already; write a name of its own",
+                    f"{shown(table.title)} is {dotted(titles[table.title])} already; write another",
                 )
             titles.setdefault(table.title, at)
             yield from _keys(at, table)
+            if table.kind == "nginx" and pool.as_pool(name).drain.settle < NGINX_SETTLES:
+                yield (
+                    ("pool", name, "drain", "settle"),
+                    f"{pool.drain.settle:g} s is too short with nginx, whose old workers may take requests "
+                    f"for {NGINX_SETTLES:g} s after a reload; write that or more, or leave it out",
+                )
             if table.wait > _LONGEST_WAIT * call_timeout:
                 yield (
                     (*at, "wait"),
@@ -50,6 +56,11 @@ def _keys(at: Key, table: BalancerTable) -> Iterator[Found]:
             yield (*at, key), f"is missing, and {kind.title} is not reached without it"
     for key in sorted(table.model_fields_set - _COMMON - {*kind.needs, *kind.takes}):
         yield (*at, key), f"is no key of {kind.title}; leave it out"
+    if table.kind == "gateway" and table.url:
+        if urlsplit(table.url).scheme != "https":
+            yield (*at, "url"), "must begin with https://: a token would cross the network in the clear"
+        if table.token_file is None:
+            yield (*at, "token_file"), "is missing, and a gateway on another host takes nothing without it"
     if table.url and urlsplit(table.url).scheme not in ("http", "https"):
         yield (*at, "url"), f'{shown(table.url)} is no address; write text such as "http://127.0.0.1:9901"'
 

@@ -131,6 +131,13 @@ def _daemon_warnings(parsed: ConfigFile) -> Iterator[Found]:
 def _gateway_errors(parsed: ConfigFile) -> Iterator[Found]:
     """Keys of the gateway's process; of one that no pool sends requests to, too: it may be started."""
     yield from socket_errors(_place(parsed, "socket"), parsed.gateway.socket)
+    if parsed.gateway.control_listen is not None:
+        for key in ("control_token_file", "tls_cert_file"):
+            if getattr(parsed.gateway, key) is None:
+                yield (
+                    _place(parsed, key),
+                    "is missing, and control_listen is open under TLS with a token only",
+                )
     for key in sorted(PROCESS_KEYS.intersection(POSITIVE)):
         if not getattr(parsed.gateway, key) > 0:
             yield _place(parsed, key), _NOTHING_PASSES

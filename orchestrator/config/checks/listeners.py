@@ -113,6 +113,8 @@ def _listeners(daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools) 
         yield Listener(at("listen"), gateway.listen, dual=gateway.listen.host == "::")
         if gateway.metrics_listen is not None:
             yield Listener(at("metrics_listen"), gateway.metrics_listen)
+        if gateway.control_listen is not None:
+            yield Listener(at("control_listen"), gateway.control_listen)
     for name, pool in pools.items():
         if pool.agents.listen is not None:
             yield Listener(("pool", name, "agents", "listen"), pool.agents.listen)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from orchestrator.config.types import Duration, FilePath, Section, Strings, duration_key
 
 BalancerKind = Literal["gateway", "haproxy", "envoy", "nginx", "smg", "sglang-router", "vllm-router"]
+
+NGINX_SETTLES: Final = 1.5
+"""Seconds, as `cloud.balancers.nginx.PROPAGATION`."""
 
 
 class BalancerTable(Section):
@@ -27,7 +30,8 @@ class BalancerTable(Section):
     url: str = Field(
         default="",
         description="Where the daemon reads it. envoy: its admin port. nginx: its status location. "
-        "Routers: where their clients ask.",
+        "Routers: where their clients ask. gateway: control_listen of a gateway on another host, with "
+        "https://; left out: the gateway of this host.",
         examples=["http://127.0.0.1:9901"],
     )
     socket: FilePath | None = Field(
@@ -62,7 +66,13 @@ class BalancerTable(Section):
     )
     token_file: FilePath | None = Field(
         default=None,
-        description="File with the API key of a router that asks for one.",
+        description="File with the token that it asks for. gateway with a url: its control_token_file. "
+        "Routers: their API key, if there is one.",
+        json_schema_extra={"default": None},
+    )
+    ca_file: FilePath | None = Field(
+        default=None,
+        description="gateway with a url: file with certificates (PEM) that are trusted beside the system's.",
         json_schema_extra={"default": None},
     )
     wait: Duration = duration_key(

@@ -61,6 +61,21 @@ class GatewayTable(Section):
         'Address of the listener with /metrics for Prometheus, or "off". It asks for no password, so keep it '
         "on the loopback or a private network. It is opened once its port is free.",
     )
+    control_listen: AddressOrOff = Field(
+        default=None,
+        description="Address at which daemons on other hosts give the gateway its target sets, with kind = "
+        '"gateway" and a url in their [[pool.NAME.balancer]]; or "off". Only under TLS, with the certificate '
+        "of tls_cert_file, and with the token of control_token_file. Sets that come this way are kept in "
+        "targets_file.",
+        examples=["10.0.0.7:9479"],
+        json_schema_extra={"default": "off"},
+    )
+    control_token_file: FilePath | None = Field(
+        default=None,
+        description="File with the token that daemons show at control_listen, of 16 characters at least.",
+        examples=["/etc/spot-orchestrator/gateway-token"],
+        json_schema_extra={"default": None},
+    )
     allowed_hosts: HostNames = Field(
         default=(),
         description="Names under which clients ask for the gateway, besides addresses, localhost and the "

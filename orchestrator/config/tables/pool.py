@@ -15,7 +15,7 @@ from cloud.engines.flags import overridden
 from orchestrator.config.reload import BOTH, GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.adapters import MOST_ADAPTERS, adapter_rules, numbers_adapters
 from orchestrator.config.tables.agents import AgentsTable
-from orchestrator.config.tables.balancer import BalancerTable
+from orchestrator.config.tables.balancer import NGINX_SETTLES, BalancerTable
 from orchestrator.config.tables.charge import ChargeTable
 from orchestrator.config.tables.cloud import CloudConfig
 from orchestrator.config.tables.cost import PoolCostTable
@@ -73,7 +73,7 @@ class DrainConfig(Section):
     settle: Duration = duration_key(
         _DRAIN.settle,
         "How long a node must show no request in flight before it counts as drained. The default is "
-        "25s with cloud.aws.target_group, whose balancer may go on sending requests for so long.",
+        "25s with cloud.aws.target_group and 1.5s with nginx, which may go on sending requests for so long.",
     )
     min_serving: Share = share_key(
         _DRAIN.min_serving,
@@ -426,6 +426,8 @@ def chosen(settings: PoolConfig) -> dict[Key, Any]:
         from cloud.aws.load_balancer import PROPAGATION
 
         found["drain", "settle"] = max(settings.drain.settle, PROPAGATION)
+    elif any(balancer.kind == "nginx" for balancer in settings.balancer):
+        found["drain", "settle"] = max(settings.drain.settle, NGINX_SETTLES)
     return {key: value for key, value in found.items() if not _is_written(settings, key)}
 
 

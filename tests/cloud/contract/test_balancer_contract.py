@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ import aiohttp
 import boto3
 import pytest
 from aiohttp import web
-from balancer_programs import PROGRAMS, BalancerProgram, RouterProgram, need
+from balancer_programs import PROGRAMS, BalancerProgram, RouterProgram, free_ports, need
+from certificates import pair
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.load_balancer import AlbTargetGroup
@@ -27,9 +29,11 @@ from cloud.errors import CloudError, Denied, Uncertain
 from cloud.ports import BalancerView, LoadBalancer
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import one_pool
+from orchestrator.units import HostPort
 from policies.model import TargetPhase, TargetSpec, TargetState
 
 PATIENCE = 30.0
+TOKEN = "0123456789abcdef"
 CHAT = [{"role": "user", "content": "x"}]
 
 
@@ -91,6 +95,55 @@ class GatewayHarness:
 
     def know(self, name: str, address: str) -> None:
         pass
+
+
+class RemoteGatewayHarness(GatewayHarness):
+    """A gateway on another host: reached over TCP, under TLS, with a token."""
+
+    def __init__(self, directory: Path, account: Any) -> None:
+        super().__init__(directory, account)
+        (directory / "token").write_text(TOKEN)
+        (self._at,) = free_ports(1)
+        self._pair = pair(directory).write()
+        self._config = one_pool(
+            targets_file=directory / "targets.json",
+            socket=directory / "gw.sock",
+            port=0,
+            health_interval=0.05,
+            poll_interval=0.05,
+            tls_cert_file=self._pair.certificate,
+            tls_key_file=self._pair.key,
+            control_listen=HostPort("127.0.0.1", self._at),
+            control_token_file=directory / "token",
+        )
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("http", "https")
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        return self._pair.trust()
+
+    async def start(self) -> None:
+        await super().start()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", self._at)
+                    writer.close()
+                    return
+                await asyncio.sleep(0.01)
+
+    def adapter(self) -> LoadBalancer:
+        return GatewayBalancer(
+            url=f"https://127.0.0.1:{self._at}",
+            token=TOKEN,
+            tls=self._pair.trust(),
+            pool="test",
+            clock=SystemClock(),
+            name="remote-gateway",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +222,7 @@ class AlbHarness:
 
 HARNESSES: dict[str, Callable[[Path, Any], Harness]] = {
     "gateway": GatewayHarness,
+    "remote-gateway": RemoteGatewayHarness,
     "alb": AlbHarness,
     **PROGRAMS,
 }
@@ -233,7 +287,10 @@ class Site:
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
         self.balancer = harness.adapter()
-        self.client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
+        connector = aiohttp.TCPConnector(ssl=getattr(harness, "trust", True))
+        self.client = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=PATIENCE), connector=connector
+        )
         self.adapters = [self.balancer]
         self.backends: list[Backend] = []
 

@@ -12,11 +12,12 @@ from cloud.balancers.examples import EXAMPLES, Place, example
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.balancers.haproxy import HaproxyBackend
 from cloud.balancers.kinds import KINDS
+from cloud.balancers.nginx import PROPAGATION
 from cloud.balancers.proof import BALANCERS
 from cloud.clock import SystemClock
 from orchestrator.config.checks.listeners import takes_requests
 from orchestrator.config.load import ConfigError, build_config, load_config
-from orchestrator.config.tables.balancer import BalancerKind
+from orchestrator.config.tables.balancer import NGINX_SETTLES, BalancerKind
 from orchestrator.wiring.ports import connect
 
 HAPROXY = {"kind": "haproxy", "socket": "ha.sock"}
@@ -76,6 +77,36 @@ def test_two_pools_share_a_haproxy_but_no_backend(tmp_path):
     built(tmp_path, HAPROXY, q=[HAPROXY])
     found = faults(tmp_path, HAPROXY, q=[HAPROXY | {"backend": "p"}])
     assert "holds the targets of pool.p.balancer[0]" in found["pool.q.balancer[0]"]
+
+
+def test_nginx_is_given_the_time_that_its_old_workers_take(tmp_path):
+    nginx = {"kind": "nginx", "url": "http://x", "file": "f", "reload": ["true"]}
+    assert NGINX_SETTLES == PROPAGATION
+    assert built(tmp_path, nginx).wanted.drain.settle == NGINX_SETTLES
+    pool = {"replicas": 1, "balancer": [nginx], "drain": {"settle": 1.0}}
+    with pytest.raises(ConfigError, match="too short with nginx"):
+        build_config({"daemon": {"listen": "off"}, "pool": {"p": pool}}, base=tmp_path)
+
+
+def test_a_gateway_on_another_host_is_reached_under_tls_with_a_token(tmp_path):
+    (tmp_path / "token").write_text("0123456789abcdef")
+    far = {"kind": "gateway", "url": "https://10.0.0.7:9479", "token_file": "token"}
+    config = built(tmp_path, far, far | {"name": "g2", "url": "https://10.0.0.8:9479"})
+    assert takes_requests(config.pool)
+    assert [each.name for each in connect(config, SystemClock()).balancers] == ["gateway", "g2"]
+    found = faults(tmp_path, {"kind": "gateway", "url": "http://10.0.0.7:9479"})
+    assert "https://" in found["pool.p.balancer[0].url"]
+    assert "is missing" in found["pool.p.balancer[0].token_file"]
+
+
+def test_control_listen_needs_a_token_and_a_certificate(tmp_path):
+    gateway = {"control_listen": "10.0.0.7:9479"}
+    with pytest.raises(ConfigError) as raised:
+        build_config(
+            {"daemon": {"listen": "off"}, "gateway": gateway, "pool": {"p": {"replicas": 1}}}, base=tmp_path
+        )
+    keys = {problem.key for problem in raised.value.problems}
+    assert {key.rpartition(".")[2] for key in keys} == {"control_token_file", "tls_cert_file"}
 
 
 def test_every_kind_is_described():
