@@ -260,7 +260,7 @@ class RouterProgram(BalancerProgram):
     router: ClassVar[Router]
 
     def command(self, place: Place) -> list[str]:
-        text = (self.folder / "start.sh").read_text(encoding="utf-8")
+        text = (self.folder / "command.txt").read_text(encoding="utf-8")
         (line,) = (line for line in text.splitlines() if line and not line.startswith("#"))
         program, *words = shlex.split(line)
         return [str(VENV / "bin" / program), *words, "--prometheus-port", str(place.admin_port)]

@@ -15,9 +15,9 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "haproxy": ("haproxy.cfg", "servers.cfg", "pool.toml"),
     "envoy": ("envoy.yaml", "endpoints.json", "pool.toml"),
     "nginx": ("nginx.conf", "targets.conf", "pool.toml"),
-    "smg": ("start.sh", "pool.toml"),
-    "sglang-router": ("start.sh", "pool.toml"),
-    "vllm-router": ("start.sh", "pool.toml"),
+    "smg": ("command.txt", "pool.toml"),
+    "sglang-router": ("command.txt", "pool.toml"),
+    "vllm-router": ("command.txt", "pool.toml"),
 }
 """The files of each balancer, in the order in which they are shown."""
 
