@@ -71,7 +71,7 @@ class AzureInstances:
         self._looks = {place.region: Looks(clients, place, clock=clock) for clients, place in regions}
         self._ended = Ended(clock)
         self._consoles = Consoles()
-        self._files = WorkerThreads("azure-ledger", 1)
+        self._files = WorkerThreads("azure-files", 2)
         self._launching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._clearing: dict[str, asyncio.Task[None]] = {}
 
@@ -156,7 +156,8 @@ class AzureInstances:
             return await self._made(request, found, place)
         if before is not None and before.stage is not Stage.REFUSED:
             return await self._gone(before)
-        body = self._body(request, name, place)
+        # In a thread: the programs that a machine gets are made small, which takes a second at first.
+        body = await self._filed(lambda: self._body(request, name, place))
         entry = await self._filed(lambda: self._ledger.ask(request, name))
         try:
             machine = await self._clients[place.region].call(
@@ -287,7 +288,7 @@ class AzureInstances:
         raise failed[0] if failed else NotFound(f"{node}: no region has it")
 
     async def _filed(self, work: Callable[[], Any]) -> Any:
-        """What the ledger answers. Raises Denied where it cannot be read or written."""
+        """What the ledger answers, or a file is made of. Raises Denied where the ledger cannot be used."""
         return await self._files.run(work)
 
     async def _note(self, token: str, stage: Stage) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,19 @@ async def test_a_notice_of_ten_seconds_is_a_late_drain_and_no_lost_request(
 
             await stack.until("every agent is heard", heard)
             taken = next(node for node, market in (await living(azure)).items() if market == "spot")
-            async with stack.traffic(rate=0.6, shortest=1200, longest=1500) as traffic:
+            async with stack.traffic(rate=0.8, shortest=1200, longest=1500) as traffic:
                 await asyncio.to_thread(azure.order, "preempt", node=taken, seconds=NOTICE)
                 await stack.until_pool(
                     "the node is gone and the pool whole",
                     lambda pool: whole(pool) and taken not in {n["id"] for n in pool["nodes"]},
                 )
                 await traffic.answers(5)
+            told = await stack.get(stack.gateway_metrics_port, "/metrics")
         assert (traffic.report.failed, traffic.report.streams_cut) == (0, 0), traffic.report
-        assert traffic.report.streams_continued >= 1, traffic.report  # so the drain was late
+        resent = sum(
+            map(float, re.findall(r"^orchestrator_gateway_retries_total\{.*\} (\S+)$", told, re.MULTILINE))
+        )
+        assert traffic.report.streams_continued + resent >= 1, traffic.report  # so the drain was late
         events = await stack.events()
         told = [e["data"]["notice"] for e in events if e["kind"] == "NoticeSeen"]
         assert {(n["node"], n["source"], n["kind"]) for n in told} == {(taken, "node-agent", "interruption")}
