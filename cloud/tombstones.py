@@ -62,6 +62,7 @@ class Entry:
     first: float
     at: float
     machine: str = ""  # the provider's id of it, empty where its name is all
+    build: str = ""  # `EngineCommand.build` of what it was launched to run
 
 
 class Tombstones:
@@ -72,6 +73,7 @@ class Tombstones:
         self._path, self._clock = path, clock
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
+        self._machines: dict[str, str] = {}
         self._read_to = 0  # bytes of the file that were read, all of them whole lines
         self._inode = -1
         self._lock = threading.Lock()
@@ -85,6 +87,11 @@ class Tombstones:
         """What is known of the token that a name was made of. Raises Denied as `find` does."""
         with self._held():
             return self._entries.get(self._names.get(name, ""))
+
+    def of_machine(self, machine: str) -> Entry | None:
+        """What is known of the token that launched a machine, by its id. Raises Denied as `find` does."""
+        with self._held():
+            return self._entries.get(self._machines.get(machine, ""))
 
     def entries(self, pool: str) -> tuple[Entry, ...]:
         """Every token of a pool. Raises Denied as `find` does."""
@@ -114,6 +121,7 @@ class Tombstones:
                     standby=request.standby,
                     stage=Stage.ASKED,
                     attempt=0,
+                    build=request.command.build,
                     first=now,
                     at=now,
                 )
@@ -161,7 +169,8 @@ class Tombstones:
         try:
             found = os.fstat(handle)
             if found.st_ino != self._inode or found.st_size < self._read_to:
-                self._entries, self._names, self._read_to, self.damaged = {}, {}, 0, 0
+                self._entries, self._names, self._machines = {}, {}, {}
+                self._read_to, self.damaged = 0, 0
                 self._inode = found.st_ino
                 _sync_directory(self._path.parent)
             if found.st_size == self._read_to:
@@ -183,6 +192,8 @@ class Tombstones:
         else:
             self._entries[entry.token] = entry
             self._names[entry.name] = entry.token
+            if entry.machine:
+                self._machines[entry.machine] = entry.token
 
     def _write(self, entry: Entry) -> None:
         """Append a line and have it on disk; leave no part of it where that fails. Raises OSError."""
@@ -223,6 +234,7 @@ class Tombstones:
         os.replace(partial, self._path)
         _sync_directory(self._path.parent)
         self._entries, self._names = kept, {entry.name: token for token, entry in kept.items()}
+        self._machines = {entry.machine: token for token, entry in kept.items() if entry.machine}
         self._read_to, self._inode, self.damaged = len(text), inode, 0
 
 

@@ -25,6 +25,8 @@ from azure_pool import Adapters
 from azure_stage import AzureStandIn
 from engine_bench import http, kind, server, shared, victim
 from node_bench import Machine, Served, running_imds
+from played_sky import PlayedCloud
+from sky_stage import Sky, played_settings, region
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.instances import AwsInstances
@@ -74,6 +76,7 @@ class World:
     offerings: Any
     sources: Sequence[ToldBy]
     chooses_notice = True  # whether `reclaim` decides how long the notice is
+    keeps_consoles = True
 
     def watch(self, instance: Instance) -> None:
         """Tell the sources that ask each node whom to ask."""
@@ -404,7 +407,39 @@ async def gcp(tmp_path: Path) -> AsyncIterator[GcpWorld]:
     await stand_in.close()
 
 
-@pytest.fixture(params=["local", "aws", "azure", "gcp"])
+class SkyWorld(World):
+    """The adapters through SkyPilot, whose helper is played, on a cloud that it plays."""
+
+    keeps_consoles = False
+
+    def __init__(self, directory: Path) -> None:
+        self.clock, home = SystemClock(), directory / "home"
+        self._cloud = PlayedCloud(home)
+        self._sky = Sky(played_settings(home), [region()], self.clock, directory / "launches")
+        self.instances, self.offerings, self.sources = self._sky.instances, self._sky.offerings, ()
+
+    async def close(self) -> None:
+        await self._sky.close()
+        self._cloud.close()
+
+    async def refuse_launches(self, times: int) -> None:
+        for do in ("launch", "start"):
+            self._cloud.fault(do, "refuse", "no-capacity", times)
+
+    async def lose_answer(self, call: str) -> None:
+        self._cloud.fault(call, "lose")
+
+    async def fail_list(self) -> None:
+        self._cloud.fault("look", "refuse", "error")
+
+    async def throttle(self, calls: int) -> None:
+        self._cloud.fault("*", "refuse", "throttled", calls)
+
+    async def take(self, node: str) -> None:
+        self._cloud.take(node)
+
+
+@pytest.fixture(params=["local", "aws", "azure", "gcp", "skypilot"])
 async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path, gcp: GcpWorld) -> AsyncIterator[World]:
     """A running provider with everything that the contracts of machines and offerings need."""
     if request.param == "gcp":
@@ -421,6 +456,11 @@ async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path, gcp: GcpWo
         aws = aws_world(request)
         yield aws
         await aws.close()
+        return
+    if request.param == "skypilot":
+        sky = SkyWorld(tmp_path)
+        yield sky
+        await sky.close()
         return
     async with _local_world() as local:
         yield local
