@@ -16,9 +16,10 @@ TRANSLATE_ARGS ?=
 COMPARE_ARGS ?= --against HEAD
 COMPLEXITY_ARGS ?=
 MUTANTS_ARGS ?=
+SKYPILOT_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-skypilot skypilot-run skypilot-env test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -54,8 +55,8 @@ demo-llamacpp: llamacpp-env $(STAMP) ## The same with real llama.cpp servers and
 # Every process that a test starts imports the program: what one has compiled serves the others.
 test: export PYTHONDONTWRITEBYTECODE =
 test: export PYTHONSAFEPATH = 1
-test: $(STAMP) ## Run the test suite (all but real vLLM, a booted systemd and the benches)
-	@$(BIN)/pytest -m "not vllm and not systemd and not bench" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+test: $(STAMP) ## Run the test suite (all but real vLLM and SkyPilot, a booted systemd and the benches)
+	@$(BIN)/pytest -m "not vllm and not skypilot and not systemd and not bench" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-bench: $(STAMP) ## Run every bench for a moment: it works and leaves nothing behind
 	@$(BIN)/pytest -m bench -n $(WORKERS) $(PYTEST_ARGS)
@@ -101,6 +102,15 @@ mutants: $(STAMP) ## Put small faults in, see which the quick tests notice (MUTA
 
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)
+
+test-skypilot: skypilot-env ## Run the tests of real SkyPilot on the stand-in for AWS
+	@ORCHESTRATOR_REQUIRE_SKYPILOT=1 $(BIN)/pytest -m skypilot tests/cloud tests/system $(PYTEST_ARGS)
+
+skypilot-run: skypilot-env ## The same for long: 20 kills, 100 nodes, figures (SKYPILOT_ARGS="--kills 5 --nodes 10")
+	@$(BIN)/python tests/system/skypilot_run.py $(SKYPILOT_ARGS)
+
+skypilot-env: $(STAMP) ## Install SkyPilot for the helper into .venv-skypilot (1 GB)
+	@PYTHON=$(PYTHON) tools/skypilot/install.sh
 
 test-vllm: vllm-env ## Run the engine contract, the gateway and whole pools against real vLLM
 	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract tests/orchestrator/gateway \
@@ -149,6 +159,8 @@ check: lint test ## Everything a change must pass
 lock: $(STAMP) ## Pin the dependencies again (needs uv)
 	@uv pip compile pyproject.toml --group dev --extra simulate --extra plot --extra postgres --extra providers --extra azure --extra gcp --generate-hashes \
 	  --no-emit-index-url --no-header --universal --python-version 3.11 --output-file requirements.lock --quiet
+	@uv pip compile tools/skypilot/requirements.in --generate-hashes --no-emit-index-url --no-header --universal \
+	  --python-version 3.11 --output-file skypilot.lock --quiet
 
 clean: ## Remove what make and the tests left behind
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

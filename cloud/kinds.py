@@ -15,7 +15,7 @@ from typing import Final, Literal
 from cloud.ports import ProviderTraits
 from cloud.proof import Proof, Proved
 
-CloudName = Literal["local", "aws", "gcp", "azure"]
+CloudName = Literal["local", "aws", "gcp", "azure", "skypilot"]
 """The value of `cloud.kind`."""
 
 
@@ -69,6 +69,17 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
             proved=Proved(
                 proof=Proof.STAND_IN,
                 by="azure-mgmt-compute, which the adapters use, on a stand-in of ours",
+            ),
+        ),
+        "skypilot": CloudKind(
+            title="SkyPilot",
+            machines="machines that SkyPilot launches",
+            bills="the cloud behind SkyPilot",
+            here=False,
+            traits=ProviderTraits(stops=True, notice=0.0, lists_at_once=False),
+            proved=Proved(
+                proof=Proof.STAND_IN,
+                by="SkyPilot 0.14.1, which the helper runs, on moto as AWS; of other clouds its source only",
             ),
         ),
     }

@@ -58,6 +58,7 @@ LOOKS: Final[Mapping[CloudName, CloudLooks | None]] = MappingProxyType(
         "gcp": CloudLooks(groups=("gcp",), doctor=_gcp),
         "azure": CloudLooks(groups=("azure",), doctor=_azure),
         "aws": CloudLooks(groups=("aws", "money", "notices", "launch", "balancer"), doctor=_aws),
+        "skypilot": None,
     }
 )
 """By kind; None where there is nobody to ask."""

@@ -242,6 +242,11 @@ AWS_CALLS = _counter(
     "aws_calls_total", "Calls of the AWS API, by how they ended.", "region", "operation", "outcome"
 )
 AWS_CALL_SECONDS = _histogram("aws_call_seconds", "Duration of calls of the AWS API.", _FAST, "operation")
+SKYPILOT_UP = _gauge("skypilot_helper_up", "1 while SkyPilot's helper runs.", "helper")
+SKYPILOT_ENDS = _counter(
+    "skypilot_helper_ends_total", "Ends of SkyPilot's helper that the daemon did not ask for.", "helper"
+)
+SKYPILOT_MEMORY = _gauge("skypilot_helper_memory_bytes", "Memory of SkyPilot's helper.", "helper")
 OBSERVATION_AGE = _gauge(
     "observation_age_seconds", "Age of the last good look at a part of the world.", "pool", "kind", "part"
 )

@@ -131,11 +131,31 @@ def _end_on_aws(region: str, node: str, token: str) -> str:
     )
 
 
+def _skypilot(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
+    from orchestrator.wiring.skypilot import connect_skypilot
+
+    return connect_skypilot(config, clock, owned)
+
+
+def _skypilot_prices(config: Config, clock: Clock, patience: float) -> Offerings:
+    from orchestrator.wiring.skypilot import prices_of_skypilot
+
+    return prices_of_skypilot(config, clock, patience)
+
+
+def _end_through_skypilot(region: str, node: str, token: str) -> str:
+    from cloud.skypilot.instances import cluster_of
+
+    named = node or f"the one whose name begins with {cluster_of(token)}"
+    return f"end {named} in {region} in the console of its cloud; the ledger says which token it has"
+
+
 WIRING: Final[Mapping[CloudName, CloudWiring]] = MappingProxyType(
     {
         "local": CloudWiring(connect=_local, by_hand=_end_local),
         "gcp": CloudWiring(connect=_gcp, prices=_gcp_prices, identify=_gcp_identify, by_hand=_end_on_gcp),
         "azure": CloudWiring(connect=_azure, prices=_azure_prices, by_hand=_end_on_azure),
         "aws": CloudWiring(connect=_aws, prices=_aws_prices, identify=_aws_identify, by_hand=_end_on_aws),
+        "skypilot": CloudWiring(connect=_skypilot, prices=_skypilot_prices, by_hand=_end_through_skypilot),
     }
 )

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from cloud.ports import Clock
+from cloud.ports import Clock, EngineCommand, LaunchRequest
 from cloud.skypilot.instances import SkyInstances
 from cloud.skypilot.offerings import SkyOfferings
 from cloud.skypilot.places import SkyRegion, sky_config
 from cloud.skypilot.process import Helper, HelperSettings
 from cloud.tombstones import Tombstones
+from policies.model import Market, Placement
 
 ROOT = Path(__file__).parents[2]
 VENV = Path(os.environ.get("SKYPILOT_VENV", ROOT / ".venv-skypilot"))
@@ -64,7 +65,31 @@ class Sky:
         await self.offerings.close()
 
 
+POOL, REGION = "pool", "us-east-1"
+
+
+def request(token: str, market: Market, zone: str) -> LaunchRequest:
+    """A request for one node of a pool."""
+    place = Placement(provider="skypilot", region=REGION, zone=zone, instance_type="g6.xlarge", market=market)
+    return LaunchRequest(
+        token=token, pool=POOL, placement=place, command=EngineCommand(argv=("e",), build="b")
+    )
+
+
 # -- the real one -----------------------------------------------------------------------------------
+
+
+FORBIDDEN = (
+    "CreateRole",
+    "CreateInstanceProfile",
+    "AttachRolePolicy",
+    "PutRolePolicy",
+    "AddRoleToInstanceProfile",
+    "AuthorizeSecurityGroupIngress",
+    "AuthorizeSecurityGroupEgress",
+    "CreateSecurityGroup",
+)
+"""Calls of AWS that make a role or open a port."""
 
 
 def installed() -> bool:

@@ -63,6 +63,10 @@ make_tree() { # TREE
     install -m 644 "$root/systemd/README.md" "$tree/usr/share/doc/spot-orchestrator/systemd.md"
     install -m 644 "$root/docs/reference/config.md" "$root/docs/reference/cli.md" "$root/CHANGELOG.md" \
         "$tree/usr/share/doc/spot-orchestrator/"
+    # what makes the environment of SkyPilot's helper, where it is wanted
+    mkdir -p "$tree/usr/share/spot-orchestrator/skypilot"
+    install -m 755 "$root/tools/skypilot/install.sh" "$tree/usr/share/spot-orchestrator/skypilot/"
+    install -m 644 "$root/skypilot.lock" "$tree/usr/share/spot-orchestrator/skypilot/"
     "$bin/python" "$root/tools/package/sbom.py" "$work/runtime.lock" >"$tree/usr/share/doc/spot-orchestrator/sbom.cdx.json"
     gzip -9nc "$root/docs/man/orchestrator.1" >"$tree/usr/share/man/man1/orchestrator.1.gz"
     install -m 644 "$root/LICENSE" "$tree/usr/share/doc/spot-orchestrator/copyright"

@@ -44,6 +44,7 @@ fi
 if [[ $uninstall ]]; then
     if live; then run systemctl disable --now "${units[@]}"; fi
     run rm -rf "$root/opt/spot-orchestrator" "$root/usr/bin/orchestrator" "$root/usr/share/doc/spot-orchestrator" \
+        "$root/usr/share/spot-orchestrator" \
         "$root/usr/share/man/man1/orchestrator.1.gz" \
         "$root/usr/lib/sysusers.d/spot-orchestrator.conf" "$root/usr/lib/tmpfiles.d/spot-orchestrator.conf" \
         "${units[@]/#/$root/usr/lib/systemd/system/}"

@@ -12,6 +12,7 @@ from orchestrator.config.checks.aws import aws_errors, aws_warnings, shared_on_a
 from orchestrator.config.checks.azure import azure_among, azure_errors, azure_warnings
 from orchestrator.config.checks.gcp import gcp_errors, gcp_warnings, shared_on_gcp
 from orchestrator.config.checks.local import local_among, local_pool_errors
+from orchestrator.config.checks.skypilot import sky_among, sky_errors, sky_warnings
 from orchestrator.config.errors import Found
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.config.tables.pool import PoolConfig
@@ -39,5 +40,6 @@ CHECKS: Final[Mapping[CloudName, CloudChecks]] = MappingProxyType(
         "aws": CloudChecks(errors=aws_errors, warnings=aws_warnings, among=shared_on_aws),
         "gcp": CloudChecks(errors=gcp_errors, warnings=gcp_warnings, among=shared_on_gcp),
         "azure": CloudChecks(errors=azure_errors, warnings=azure_warnings, among=azure_among),
+        "skypilot": CloudChecks(errors=sky_errors, warnings=sky_warnings, among=sky_among),
     }
 )

@@ -10,6 +10,7 @@ from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.azure import AzureTable
 from orchestrator.config.tables.gcp import GcpTable
 from orchestrator.config.tables.machines import MachinesTable
+from orchestrator.config.tables.skypilot import SkyPilotTable
 from orchestrator.config.types import FilePath, Section, path_key
 
 
@@ -20,7 +21,8 @@ class CloudConfig(Section):
         default="local",
         description="local: nodes are processes on this machine, run by `local-cloud`. aws: nodes are EC2 "
         "instances, see the aws table. gcp: nodes are machines of Compute Engine, see the gcp table. "
-        "azure: nodes are virtual machines of Azure, see the azure table.",
+        "azure: nodes are virtual machines of Azure, see the azure table. "
+        "skypilot: nodes are machines that SkyPilot launches on any of its clouds, see the skypilot table.",
         examples=["aws", "gcp", "azure"],
     )
     state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
@@ -28,6 +30,7 @@ class CloudConfig(Section):
     aws: AwsTable = Field(default=AwsTable(), description="EC2.")
     gcp: GcpTable = Field(default=GcpTable(), description="Compute Engine.")
     azure: AzureTable = Field(default=AzureTable(), description="Azure.")
+    skypilot: SkyPilotTable = Field(default=SkyPilotTable(), description="A cloud through SkyPilot.")
 
     @property
     def row(self) -> CloudKind:

@@ -419,6 +419,14 @@ CASES: dict[str, Case] = {
         not_with=calls("throttled", bad=0, good=9),
         labels={"operation": "list"},
     ),
+    "OrchestratorSkyPilotHelperFailing": Case(
+        {'orchestrator_skypilot_helper_up{helper="skypilot"}': always(0)},
+        {
+            'orchestrator_skypilot_helper_up{helper="skypilot"}': always(1),
+            'orchestrator_skypilot_helper_ends_total{helper="skypilot"}': "0x8 1x952",
+        },
+        {"helper": "skypilot"},
+    ),
     "OrchestratorCloudDenied": Case(
         fires={'orchestrator_aws_calls_total{operation="sqs.receive_message",outcome="denied"}': rising(1)},
         not_with={
