@@ -142,6 +142,17 @@ class Tombstones:
             self._write(entry)
             return entry
 
+    def renew(self, token: str) -> None:
+        """Remember a token for another `KEPT` seconds, where its machine has lived for long.
+
+        For providers whose machines are known by this ledger alone. Costs nothing while half of them is left.
+        Raises Denied where it cannot be written, KeyError for a token that nobody asked for.
+        """
+        with self._held():
+            known = self._entries[token]
+            if self._clock.now() - known.at > KEPT / 2:
+                self._write(replace(known, at=self._clock.now()))
+
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         """The file alone, with all read that is in it."""

@@ -28,7 +28,7 @@ from cloud.ports import Clock, LaunchRequest
 from cloud.skypilot.places import PROVIDER, SkyRegion
 from cloud.skypilot.process import Share
 from cloud.threads import WorkerThreads
-from cloud.tombstones import Entry, Stage, Tombstones
+from cloud.tombstones import KEPT, Entry, Stage, Tombstones
 from policies.model import Ending, Instance, InstanceState, Market
 
 log = structlog.get_logger("skypilot")
@@ -211,6 +211,8 @@ class SkyInstances:
             ended = await self._note(entry, Stage.ENDED)
             await self._helper.ask("forget", cluster=entry.name)
             return self._instance(ended, InstanceState.TERMINATED)
+        if self._clock.now() - entry.at > KEPT / 2:
+            await _DISK.run(lambda: self._ledger.renew(entry.token))
         seen.state = InstanceState(state)
         seen.address = found["address"]
         if seen.state is InstanceState.RUNNING and place.row.starts_by == "ssh" and not seen.engine:

@@ -256,6 +256,17 @@ async def test_an_engine_is_started_over_ssh_once_and_again_after_a_failure(stag
     assert (script.read_text(), stage.cloud.asked("engine")) == ("start it", 2)
 
 
+async def test_a_machine_that_lives_for_months_is_never_forgotten(stage, asked, hand_clock, monkeypatch):
+    monkeypatch.setattr("cloud.tombstones._LARGE", 0)  # every line that is written drops what is forgotten
+    daemon = stage.daemon(clock=hand_clock)
+    launched = await daemon.instances.launch(asked())
+    for number in range(6):
+        hand_clock.at += 16 * 86_400.0
+        await daemon.instances.launch(asked(f"other-{number}"))
+        listed = {i.id for i in await daemon.instances.list("pool", "us-east-1")}
+        assert launched.id in listed
+
+
 def test_names_are_made_of_tokens_and_fit_every_cloud():
     assert cluster_of("a/1/2/3") == cluster_of("a/1/2/3") != cluster_of("a/1/2/4")
     assert len(cluster_of("x" * 64)) == 15
