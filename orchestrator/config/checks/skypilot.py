@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from cloud.skypilot.clouds import CLOUDS, NOT_OFFERED
-from orchestrator.config.checks.paths import directory_errors
 from orchestrator.config.errors import Found, Key
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.config.tables.pool import PoolConfig
@@ -52,7 +51,6 @@ def sky_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
         for key in ("instance_profile", "tags", "endpoint"):
             if getattr(table, key):
                 yield (*at, key), f"is for aws only; leave it out on {table.cloud}"
-    yield from directory_errors((*at, "home"), table.home)
     for name in table.regions:
         yield from _region_errors((*at, "regions", name), name, table)
     if len({region.network for region in table.regions.values()}) > 1 and table.cloud in ("gcp", "nebius"):
