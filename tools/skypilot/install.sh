@@ -27,7 +27,8 @@ fi
 say "installing SkyPilot into $venv (about 1 GB, minutes)"
 rm -rf "$venv"
 "${PYTHON:-python3}" -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+# The lock is the whole: what depends on what is not asked again.
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock"
 "$venv/bin/python" -m compileall -q -j 2 "$venv/lib" >/dev/null || true # what no Python can compile is not used
 "$venv/bin/python" -c 'import sky.provision' >/dev/null
 printf '%s\n' "$recipe" >"$venv/.installed"
