@@ -112,7 +112,20 @@ UNPROVEN = {"proved": Proved(proof=Proof.SOURCE, by="its documents")}
             "pool.llama.starts.notice",
             "is 1s, and Somewhere gives none",
         ),
-        ({}, {}, traits(lists_at_once=False), "daemon.poll_instances", "5s is too often for Somewhere"),
+        (
+            {},
+            {"call_timeout": "30s"},
+            traits(lists_at_once=False),
+            "daemon.poll_instances",
+            "5s is too often for Somewhere",
+        ),
+        (
+            {"patience": {"stale_after": "10m"}},
+            {"poll_instances": "30s"},
+            traits(lists_at_once=False),
+            "daemon.call_timeout",
+            "10s is too short for Somewhere",
+        ),
         ({}, {}, UNPROVEN, "pool.llama.cloud.kind", "proved by *source only*"),
     ],
 )
@@ -129,7 +142,7 @@ def test_what_it_cannot_do_is_refused(monkeypatch, pool, daemon, row, key, words
         ({"mix": "adaptive"}, {}, traits(notice=30.0)),
         ({"mix": "adaptive", "starts": {"notice": "30s"}}, {}, traits(notice=30.0)),
         ({"starts": {"notice": "10m"}}, {}, traits(notice=30.0)),
-        ({}, {"poll_instances": "30s"}, traits(lists_at_once=False)),
+        ({}, {"poll_instances": "30s", "call_timeout": "30s"}, traits(lists_at_once=False)),
         ({"accept_unproven": True}, {}, UNPROVEN),
     ],
 )

@@ -11,9 +11,8 @@ from orchestrator.config.errors import Found, Key
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.tables.skypilot import SkyPilotTable
-from orchestrator.units import format_duration, shown
+from orchestrator.units import shown
 
-_SHORTEST_CALL: Final = 30.0  # s
 _USER_ID: Final = re.compile(r"[a-z0-9]{4,16}")
 _GROUP: Final = re.compile(r"sg-[0-9a-f]{3,17}")
 _IMAGE: Final = re.compile(r"ami-[0-9a-f]{3,17}")
@@ -112,13 +111,6 @@ def sky_among(parsed: ConfigFile) -> Iterator[Found]:
             "endpoint": table.endpoint,
         }
         first, other = seen.setdefault(table.home, (name, own))
-        if parsed.daemon.call_timeout < _SHORTEST_CALL and first == name:
-            yield (
-                ("daemon", "call_timeout"),
-                f"{format_duration(parsed.daemon.call_timeout)} is too short for SkyPilot: a list asks for "
-                "every machine by itself, and a launch takes a while; write "
-                f'"{format_duration(_SHORTEST_CALL)}" or more',
-            )
         for key, value in own.items():
             if other[key] != value:
                 yield (

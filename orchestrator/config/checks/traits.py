@@ -13,6 +13,8 @@ from orchestrator.units import format_duration
 
 _SLOWEST_LIST: Final = 30.0
 """Seconds between two lists of a provider that is asked for every machine by itself."""
+_SHORTEST_CALL: Final = 30.0
+"""Seconds that one list of it gets at least."""
 
 
 def trait_errors(at: Key, pool: PoolConfig, daemon: DaemonConfig) -> Iterator[Found]:
@@ -37,6 +39,12 @@ def trait_errors(at: Key, pool: PoolConfig, daemon: DaemonConfig) -> Iterator[Fo
             f"{format_duration(daemon.poll_instances)} is too often for {row.title}, which is asked for "
             "every machine by itself: calls would grow with the pool; write "
             f'"{format_duration(_SLOWEST_LIST)}" or more',
+        )
+    if not traits.lists_at_once and daemon.call_timeout < _SHORTEST_CALL:
+        yield (
+            ("daemon", "call_timeout"),
+            f"{format_duration(daemon.call_timeout)} is too short for {row.title}: a list asks for every "
+            f'machine by itself and would be given up; write "{format_duration(_SHORTEST_CALL)}" or more',
         )
     if row.proved.needs_consent and not pool.accept_unproven:
         yield (
