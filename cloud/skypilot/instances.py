@@ -44,6 +44,13 @@ _LISTED: Final = 900.0  # s for which a machine that ended stays in the list
 _REMEMBERED: Final = 200  # machines that ended of which it is known whether their end was asked for
 _MOST_LOOKS: Final = 8  # at once; the helper has fewer threads for them
 
+_CARRIED: Final = 120.0
+"""Seconds for which a look of a list that was given up counts for the next: else one that takes longer than a
+call may would never end."""
+
+_Look = tuple[float, dict[str, str]]
+"""When a machine was looked at, and what the cloud said."""
+
 _DISK: Final = WorkerThreads("skypilot-ledger", 1)
 """Where the ledgers of all pools are read and written."""
 
@@ -77,6 +84,7 @@ class SkyInstances:
         self._seen: dict[str, _Seen] = {}
         self._tokens: dict[str, asyncio.Lock] = {}
         self._looks = asyncio.Semaphore(_MOST_LOOKS)
+        self._given_up: dict[tuple[str, str], dict[str, _Look]] = {}
         self.orders: set[asyncio.Task[None]] = set()  # of engines, over SSH
 
     async def launch(self, request: LaunchRequest) -> Instance:
@@ -106,9 +114,17 @@ class SkyInstances:
             and (entry.stage is not Stage.ENDED or (entry.machine and now - entry.at < _LISTED))
         ]
         self._forget(entries)
-        looks = [asyncio.ensure_future(self._listed(entry, place)) for entry in asked]
+        done = {
+            token: look
+            for token, look in self._given_up.pop((pool, region), {}).items()
+            if now - look[0] < _CARRIED
+        }
+        looks = [asyncio.ensure_future(self._listed(entry, place, done)) for entry in asked]
         try:
             return tuple(found for found in await asyncio.gather(*looks) if found is not None)
+        except asyncio.CancelledError:
+            self._given_up[pool, region] = done  # the next one goes on from there
+            raise
         finally:
             for look in looks:
                 look.cancel()
@@ -183,13 +199,16 @@ class SkyInstances:
             entry = await self._note(entry, Stage.MADE, found["machine"])
         return await self._taken(entry, place, found)
 
-    async def _listed(self, entry: Entry, place: SkyRegion) -> Instance | None:
-        """One machine; None for a launch that made none, or none yet."""
+    async def _listed(self, entry: Entry, place: SkyRegion, done: dict[str, _Look]) -> Instance | None:
+        """One machine; None for a launch that made none, or none yet. `done` has the looks of this list."""
         if entry.stage is Stage.ENDED:
             return self._instance(entry, InstanceState.TERMINATED)
         known = {**what(entry, place), "address": self._of(entry).address}
-        async with self._looks:
-            found = await self._helper.ask("look", what=known)
+        if entry.token not in done:
+            async with self._looks:
+                found = await self._helper.ask("look", what=known)
+            done[entry.token] = (self._clock.now(), found)
+        found = done[entry.token][1]
         if entry.stage is Stage.ASKED:
             if found["machine"]:
                 entry = await self._note(entry, Stage.MADE, found["machine"])

@@ -256,6 +256,25 @@ async def test_an_engine_is_started_over_ssh_once_and_again_after_a_failure(stag
     assert (script.read_text(), stage.cloud.asked("engine")) == ("start it", 2)
 
 
+async def test_a_list_that_was_given_up_goes_on_where_it_was(stage, asked, hand_clock):
+    daemon = stage.daemon(clock=hand_clock)
+    for number in range(4):
+        await daemon.instances.launch(asked(f"t-{number}"))
+    stage.cloud.fault("look", "hold", seconds=1.0)
+    given_up = asyncio.ensure_future(daemon.instances.list("pool", "us-east-1"))
+    await stage.until(lambda: stage.cloud.asked("look") == 4)
+    await daemon.helper.ask("info")
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    listed = await daemon.instances.list("pool", "us-east-1")
+    assert len(listed) == 4
+    assert 4 < stage.cloud.asked("look") < 8  # what was seen already was not asked again
+    before = stage.cloud.asked("look")
+    await daemon.instances.list("pool", "us-east-1")
+    assert stage.cloud.asked("look") == before + 4  # and counts once
+
+
 async def test_a_machine_that_lives_for_months_is_never_forgotten(stage, asked, hand_clock, monkeypatch):
     monkeypatch.setattr("cloud.tombstones._LARGE", 0)  # every line that is written drops what is forgotten
     daemon = stage.daemon(clock=hand_clock)
