@@ -41,7 +41,7 @@ def sky_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
             f"{shown(name)} is not one of cloud.skypilot.instance_types; correct the name or add the type",
         )
     if not table.regions:
-        yield (*at, "regions"), f"is missing; write a table [{'.'.join(at)}.regions.NAME]"
+        yield (*at, "regions"), f"is missing; write a table [{'.'.join(map(str, at))}.regions.NAME]"
     if table.user_id and not _USER_ID.fullmatch(table.user_id):
         yield (*at, "user_id"), f"{shown(table.user_id)} is none; write 4 to 16 of a-z and 0-9"
     if not table.private and not table.public_ip:
