@@ -272,7 +272,14 @@ async def many(run: Run, shim: AwsShim, sky: Sky, nodes: int) -> None:
     run.say(f"helper's memory with {nodes} nodes", f"{memory / 1e6:.0f} MB, {sky.helper.state.ends} ends")
     run.need(memory <= MOST_MEMORY, f"the helper holds {memory / 1e6:.0f} MB")
     ends = [i.id for i in await sky.instances.list(POOL, REGION) if i.state is not InstanceState.TERMINATED]
-    await asyncio.gather(*(sky.instances.terminate(node) for node in ends))
+
+    async def end(node: str) -> None:
+        async with gate:
+            await sky.instances.terminate(node)
+
+    began = time.monotonic()
+    await asyncio.gather(*(end(node) for node in ends))
+    run.say(f"{len(ends)} ends, 8 at once", f"{time.monotonic() - began:.1f} s")
     left = [m["id"] for m in shim.order("machines")["machines"] if m["state"] in ("pending", "running")]
     for _ in range(50):
         left = [m["id"] for m in shim.order("machines")["machines"] if m["state"] in ("pending", "running")]
