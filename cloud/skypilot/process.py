@@ -202,7 +202,7 @@ class Helper:
                 self._take(wire.message(data))
         except ValueError as error:
             self._said.append(f"it wrote what is no answer: {error}")
-            log.error("skypilot.helper_talks_nonsense", error=str(error))
+            log.error("skypilot.answer_refused", error=str(error))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
