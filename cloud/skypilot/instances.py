@@ -42,7 +42,7 @@ clouds whose call takes no token of ours: there a second launch would make a sec
 _YOUNG: Final = 120.0  # s after a launch during which a cloud may not show the machine yet
 _LISTED: Final = 900.0  # s for which a machine that ended stays in the list
 _REMEMBERED: Final = 200  # machines that ended of which it is known whether their end was asked for
-_MOST_LOOKS: Final = 8  # at once; the helper has fewer threads for them
+_MOST_LOOKS: Final = 3  # at once, as many as the helper has threads for: none waits there while its time runs
 
 _CARRIED: Final = 120.0
 """Seconds for which a look of a list that was given up counts for the next: else one that takes longer than a
