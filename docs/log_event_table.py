@@ -28,6 +28,8 @@ WHEN: Final = {
     "admin_order.applied": "The local cloud applied an order of its administrator",
     "alarm.raised": "An operator should look: `reason` says at what",
     "attempt.failed": "A node did not serve a request; `retried` says whether another node gets it",
+    "azure.clearing_failed": "What is left of a machine of Azure that never started cannot be deleted; the "
+    "next list tries again",
     "backend.failed": "A backend of a route did not serve a request; the next one is tried",
     "balancer.file_failed": "A balancer holds a target set, and the file for its restarts cannot be written",
     "balancer.write_failed": "A balancer did not take a change; it is tried again",
@@ -89,6 +91,8 @@ WHEN: Final = {
     "machine.launched": "The local cloud launched a machine",
     "metadata.listen_failed": "A machine of the local cloud has no metadata service: its address is taken",
     "metrics_listener.open_failed": "The gateway's listener for metrics cannot be opened; it is tried again",
+    "operations.read_failed": "The operations of Google Cloud, which tell of preemptions, could not be read; "
+    "the next look tries again",
     "remote_control.file_failed": "A set from another host is in force, and its file cannot be written",
     "remote_control.open_failed": "The listener for daemons elsewhere cannot be opened; it is tried again",
     "remote_control.opened": "The gateway's listener for daemons elsewhere is open",

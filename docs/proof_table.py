@@ -24,7 +24,7 @@ in `orchestrator doctor` (check `pool/proof`). From the strongest to the weakest
 _CONSENT: Final = """
 A cloud or a balancer that is proved by *source* only needs `accept_unproven = true` in the pool: without it
 `orchestrator validate` refuses the file and says why. Of an engine that was only read about, `validate`
-warns; `orchestrator doctor --engine URL --kind KIND` asks a running one and says what differs.
+warns; `orchestrator doctor --engine URL --kind vllm` asks a running one and says what differs.
 """
 
 _TRAITS: Final = """

@@ -31,7 +31,7 @@ from cloud.threads import WorkerThreads
 from cloud.tombstones import Entry, Stage, Tombstones
 from policies.model import Instance, InstanceState
 
-log = structlog.get_logger("cloud")
+log = structlog.get_logger("azure")
 
 LAG: Final = 60.0
 """Seconds within which a launch whose answer was lost shows itself. Later it is taken to be none."""

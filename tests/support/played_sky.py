@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ create table if not exists machine(id integer primary key, cluster, token, pool,
 create table if not exists fault(id integer primary key, do, kind, word, seconds);
 create table if not exists asked(id integer primary key, do, token);
 """
-PRICES = {"g6.xlarge": (0.8048, 0.30), "g5.xlarge": (1.006, None)}
+PRICES = {"g6.xlarge": (0.8048, 0.30), "g5.xlarge": (1.006, 0.41)}
 
 
 class PlayedCloud:
@@ -78,10 +79,16 @@ class PlayedMachines:
     version = "played"
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect(
-            Path.home() / "cloud.db", isolation_level=None, check_same_thread=False, timeout=30
-        )
+        self._of_thread = threading.local()
         self._db.executescript(f"pragma journal_mode=wal;{_TABLES}")
+
+    @property
+    def _db(self):
+        """A connection of this thread: transactions of two threads on one would mix."""
+        if not hasattr(self._of_thread, "db"):
+            path = Path.home() / "cloud.db"
+            self._of_thread.db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        return self._of_thread.db
 
     def info(self):
         return {

@@ -34,7 +34,7 @@ _READS: Final = MappingProxyType({"sglang": "--quantization", "tgi": "--quantize
 """Engines that hold all weights on the GPUs, with their flag for the form of the weights."""
 _LENGTH: Final = re.compile(r"(\d+)(?:(\.\d+)?([kmgt])|([KMGT]))?")
 _MEANT: Final = re.compile(r"\{\s*gpus?\s*\}", re.IGNORECASE)
-_FILL: Final = " and ".join(row.title for row in KINDS.values() if row.traits.fills_gpus)
+_FILL: Final = ", ".join(row.title for row in KINDS.values() if row.traits.fills_gpus)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 _OF_ALL: Final = ("--served-model-name", "--lora-modules", "--model", "--revision")

@@ -22,7 +22,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
 from azure_pool import Adapters
-from azure_stage import AzureStandIn
+from azure_pool import place as azure_place
+from azure_stage import SIZE, AzureStandIn
 from engine_bench import http, kind, server, shared, victim
 from node_bench import Machine, Served, running_imds
 from played_sky import PlayedCloud
@@ -304,7 +305,8 @@ class AzureWorld(World):
     def __init__(self, stand_in: AzureStandIn, directory: Path) -> None:
         self.clock = SystemClock()
         self._stand_in = stand_in
-        self._adapters = Adapters(stand_in, self.clock, directory)
+        sizes = (SIZE, "Standard_NC40ads_H100_v5")
+        self._adapters = Adapters(stand_in, self.clock, directory, azure_place(instance_types=sizes))
         self.instances, self.offerings = self._adapters.instances, self._adapters.offerings
 
     async def close(self) -> None:
@@ -415,7 +417,12 @@ class SkyWorld(World):
     def __init__(self, directory: Path) -> None:
         self.clock, home = SystemClock(), directory / "home"
         self._cloud = PlayedCloud(home)
-        self._sky = Sky(played_settings(home), [region()], self.clock, directory / "launches")
+        self._sky = Sky(
+            played_settings(home),
+            [region(instance_types=("g6.xlarge", "g5.xlarge"))],
+            self.clock,
+            directory / "launches",
+        )
         self.instances, self.offerings, self.sources = self._sky.instances, self._sky.offerings, ()
 
     async def close(self) -> None:

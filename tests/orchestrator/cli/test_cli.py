@@ -59,7 +59,7 @@ def test_help_explains_and_shows_an_example(command: str, run: Run) -> None:
     examples = out.split("For example:")[1]
     assert f"orchestrator {command}" in examples
     without = {"run", "gateway", "local-cloud", "schema", "completion", "trace convert", "trace synthesise"}
-    without |= {"journal copy", "journal export", "aws policy", "rules", "dashboard"}
+    without |= {"journal copy", "journal export", "aws policy", "rules", "dashboard", "balancer example"}
     assert "[default: table]" in out.split("--output, -o")[-1] or command in without
 
 

@@ -458,7 +458,7 @@ def test_only_machines_of_aws_fill_in_their_gpus(tmp_path: Path) -> None:
         '[daemon]\nstate_dir = "state"\n[pool.p]\nreplicas = 1\nmodel = "acme/odd-8B"\n[pool.p.engine]\n'
         'kind = "vllm"\nargs = ["--tensor-parallel-size", "{gpus}"]\n[pool.p.cloud]\nkind = "local"\n'
     )
-    with pytest.raises(ConfigError, match="is filled in by machines of AWS only"):
+    with pytest.raises(ConfigError, match="is filled in by machines of AWS, Google Cloud, Azure only"):
         load_config(file)
 
 

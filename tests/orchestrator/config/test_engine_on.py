@@ -148,7 +148,7 @@ def test_machines_of_the_local_cloud_get_them_too(tmp_path: Path) -> None:
     assert command.at("sim.large").argv[-2:] == ("--max-num-seqs", "32")
     assert command.at("sim.small").argv[-2:] == ("--max-num-seqs", "4")
     found = faults(tmp_path, LOCAL.format(args='["--tensor-parallel-size", "{gpus}"]'))
-    assert "AWS only" in found['pool.sim.engine.on."sim.large".args']
+    assert "machines of AWS, Google Cloud, Azure only" in found['pool.sim.engine.on."sim.large".args']
 
 
 def test_they_are_shown_and_a_change_asks_for_a_restart(tmp_path: Path) -> None:

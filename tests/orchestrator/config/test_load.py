@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from cloud.engines.dialect import DIALECTS
-from orchestrator.config.checks.pools import _local_clouds
+from orchestrator.config.checks.local import local_among
 from orchestrator.config.errors import heading, model_at, tables
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.tables.file import ConfigFile, Role
@@ -351,7 +351,7 @@ def test_two_local_clouds_share_all_or_nothing_whatever_stands_between_them() ->
         "d": pool("local", state_dir="there", socket="three"),
     }
     parsed: Any = SimpleNamespace(pool=pools)
-    [(where, text)] = _local_clouds(parsed)
+    [(where, text)] = local_among(parsed)
     assert where == ("pool", "c", "cloud", "state_dir")
     assert text.startswith("here is that of pool a too")
 
