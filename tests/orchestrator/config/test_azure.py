@@ -22,7 +22,6 @@ REGION = (*HERE, "regions", "eastus")
 def tables() -> dict[str, Any]:
     found = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
     found["daemon"].pop("state_dir")
-    found["pool"]["chat"].pop("agents")
     return found
 
 
