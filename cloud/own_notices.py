@@ -50,12 +50,12 @@ class OwnNotices:
 
     async def stream(self) -> AsyncIterator[Notice]:
         """Yield the notices that may be the pool's, for ever."""
-        ready: asyncio.Queue[Notice | CloudError] = asyncio.Queue()
+        ready: asyncio.Queue[Notice | Exception] = asyncio.Queue()
         sorting = asyncio.create_task(self._sort_all(ready))
         try:
             while True:
                 told = await ready.get()
-                if isinstance(told, CloudError):
+                if isinstance(told, Exception):
                     raise told
                 yield told
         finally:
@@ -75,7 +75,7 @@ class OwnNotices:
         """Close the source."""
         await self._source.close()
 
-    async def _sort_all(self, ready: asyncio.Queue[Notice | CloudError]) -> None:
+    async def _sort_all(self, ready: asyncio.Queue[Notice | Exception]) -> None:
         waiting: set[asyncio.Task[None]] = set()
         try:
             async for notice in self._source.stream():
@@ -85,13 +85,13 @@ class OwnNotices:
                 task = asyncio.create_task(self._sort(notice, ready))
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
-        except CloudError as error:
+        except Exception as error:  # whatever it is, who reads must hear of it, and not wait for ever
             ready.put_nowait(error)
         finally:
             for task in waiting:
                 task.cancel()
 
-    async def _sort(self, notice: Notice, ready: asyncio.Queue[Notice | CloudError]) -> None:
+    async def _sort(self, notice: Notice, ready: asyncio.Queue[Notice | Exception]) -> None:
         """Pass a notice on, or leave it out, once it is known whose machine it is about."""
         until = self._clock.steady() + PATIENCE
         while (ours := self._whose.known(notice.node)) is None and self._clock.steady() < until:

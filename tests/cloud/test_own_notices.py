@@ -136,9 +136,10 @@ async def test_no_more_wait_than_there_is_room_for():
     assert await take(own, 1) == [f"i-{MOST_WAITING}"]
 
 
-async def test_a_source_that_ends_with_an_error_says_so():
-    own = OwnNotices(Source(fails=CloudError("gone")), JumpingClock(), whose=Judged(lambda _node: True))
-    with pytest.raises(CloudError, match="gone"):
+@pytest.mark.parametrize("fault", [CloudError("gone"), ValueError("gone")], ids=repr)
+async def test_a_source_that_ends_with_an_error_says_so(fault):
+    own = OwnNotices(Source(fails=fault), JumpingClock(), whose=Judged(lambda _node: True))
+    with pytest.raises(type(fault), match="gone"):
         await take(own, 1)
 
 
