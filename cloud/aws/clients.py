@@ -18,6 +18,7 @@ from typing import Any
 
 from cloud.aws.errors import speaks_of_credentials, translate
 from cloud.errors import CloudError, Uncertain
+from cloud.sharing import Share
 from cloud.threads import WorkerThreads
 
 CallEnded = Callable[[str, str, str, float], None]
@@ -220,17 +221,3 @@ def _session(profile: str | None, region: str) -> Any:
     session = boto3.Session(profile_name=profile, region_name=region, botocore_session=core)
     core.register_component("data_loader", _descriptions())  # after boto3, which adds to the paths of its own
     return session
-
-
-class Share:
-    """One adapter's part in the clients."""
-
-    def __init__(self, clients: AwsClients) -> None:
-        self._clients = clients
-        self._held = True
-
-    async def close(self) -> None:
-        """Give the share up. Idempotent."""
-        if self._held:
-            self._held = False
-            await self._clients.release()

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from cloud.azure.errors import retry_after, speaks_of_credentials, translate
 from cloud.errors import CloudError, Throttled, Uncertain
 from cloud.ports import Clock
+from cloud.sharing import Share
 from cloud.threads import WorkerThreads
 
 Value = TypeVar("Value")
@@ -215,17 +216,3 @@ class AzureClients:
             pool = WorkerThreads(f"azure-{self.region}-{lane}", _WORKERS[lane])
             self._pools[lane] = pool
         return pool
-
-
-class Share:
-    """One adapter's part in the lanes."""
-
-    def __init__(self, clients: AzureClients) -> None:
-        self._clients = clients
-        self._held = True
-
-    async def close(self) -> None:
-        """Give the share up. Idempotent."""
-        if self._held:
-            self._held = False
-            await self._clients.release()

@@ -26,7 +26,7 @@ from cloud.errors import (
 from cloud.logger import structlog
 from cloud.ports import Clock, LaunchRequest
 from cloud.skypilot.places import PROVIDER, SkyRegion
-from cloud.skypilot.process import Share
+from cloud.skypilot.process import HelperShare
 from cloud.threads import WorkerThreads
 from cloud.tombstones import KEPT, Entry, Stage, Tombstones
 from policies.model import Ending, Instance, InstanceState, Market
@@ -71,7 +71,7 @@ class SkyInstances:
 
     def __init__(
         self,
-        helper: Share,
+        helper: HelperShare,
         regions: Sequence[SkyRegion],
         *,
         ledger: Tombstones,

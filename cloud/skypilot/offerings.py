@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from cloud.errors import CloudError, Uncertain
 from cloud.ports import Clock, Sold
 from cloud.skypilot.places import PROVIDER, SkyRegion
-from cloud.skypilot.process import Share
+from cloud.skypilot.process import HelperShare
 from policies.model import Market, Offering, Placement
 
 _REFRESH = 3600.0  # s; the catalogue is fetched anew every 7 h
@@ -17,7 +17,7 @@ _OLDEST = 86_400.0  # s for which prices that were read serve when none can be r
 class SkyOfferings:
     """What the catalogue has of the zones and types that a pool may use, by region and market."""
 
-    def __init__(self, helper: Share, regions: Sequence[SkyRegion], *, clock: Clock) -> None:
+    def __init__(self, helper: HelperShare, regions: Sequence[SkyRegion], *, clock: Clock) -> None:
         self._helper, self._clock = helper, clock
         self._parts = {f"{place.region} {market}": (place, market) for place in regions for market in Market}
         self._read: dict[str, tuple[float, Sold]] = {}

@@ -20,6 +20,7 @@ from typing import Any, Final
 from cloud.errors import CloudError, Denied, Misconfigured, Uncertain
 from cloud.logger import structlog
 from cloud.ports import Clock
+from cloud.sharing import Share
 from cloud.skypilot import wire
 
 log = structlog.get_logger("skypilot")
@@ -104,10 +105,10 @@ class Helper:
         self._holders = 0
         self.closed = False
 
-    def share(self) -> Share:
+    def share(self) -> HelperShare:
         """Somebody's part in the helper, which ends when the last one is given up."""
         self._holders += 1
-        return Share(self)
+        return HelperShare(self)
 
     async def ask(self, do: str, **question: Any) -> Any:
         """The answer to a question of `cloud.skypilot.wire`.
@@ -138,8 +139,8 @@ class Helper:
         self.closed = True
         await self._end()
 
-    async def give_up(self) -> None:
-        """Give up one share."""
+    async def release(self) -> None:
+        """One share is given up."""
         self._holders -= 1
         if self._holders <= 0:
             await self.close()
@@ -299,22 +300,16 @@ class Helper:
             raise Denied(f"{home} cannot be used as the helper's home: {error.strerror or error}") from error
 
 
-class Share:
+class HelperShare(Share):
     """A part in a helper."""
 
     def __init__(self, helper: Helper) -> None:
+        super().__init__(helper)
         self.helper = helper
-        self._given_up = False
 
     async def ask(self, do: str, **question: Any) -> Any:
         """See `Helper.ask`."""
         return await self.helper.ask(do, **question)
-
-    async def close(self) -> None:
-        """Give it up. Idempotent."""
-        if not self._given_up:
-            self._given_up = True
-            await self.helper.give_up()
 
 
 def environment(settings: HelperSettings, ours: Mapping[str, str]) -> dict[str, str]:
@@ -358,7 +353,7 @@ def shared(
     settings: HelperSettings,
     clock: Clock,
     changed: Callable[[HelperState], None] = lambda _state: None,
-) -> Share:
+) -> HelperShare:
     """A share in the helper that has this home: pools with the same one have one helper between them."""
     key = (str(settings.home), str(settings.python))
     helper = _SHARED.get(key)

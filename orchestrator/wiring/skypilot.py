@@ -11,7 +11,7 @@ from cloud.skypilot.clouds import CLOUDS
 from cloud.skypilot.instances import SkyInstances
 from cloud.skypilot.offerings import SkyOfferings
 from cloud.skypilot.places import SkyRegion, sky_config
-from cloud.skypilot.process import HelperSettings, Share, shared
+from cloud.skypilot.process import HelperSettings, HelperShare, shared
 from cloud.skypilot.start import start_script
 from cloud.tombstones import Tombstones
 from orchestrator.config.checks.engine import gpus_of
@@ -44,7 +44,7 @@ def prices_of_skypilot(config: Config, clock: Clock, _patience: float) -> Offeri
     return SkyOfferings(helper_of(config, clock, places), places, clock=clock)
 
 
-def helper_of(config: Config, clock: Clock, places: list[SkyRegion]) -> Share:
+def helper_of(config: Config, clock: Clock, places: list[SkyRegion]) -> HelperShare:
     """A share in the pool's helper."""
     table = config.pool.cloud.skypilot
     own = {"AWS_ENDPOINT_URL": table.endpoint, **_REAL} if table.endpoint else {}
