@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from gateway_rig import machine
 
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.clock import SystemClock
@@ -84,15 +85,6 @@ async def measure(pushes: int, size: int, directory: Path) -> list[float]:
         await balancer.close()
         gateway.kill()
         await gateway.wait()
-
-
-def machine() -> str:
-    model = "unknown CPU"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
-    load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}"
 
 
 def main() -> int:

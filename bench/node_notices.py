@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import structlog.testing
+from gateway_rig import machine
 from node_bench import Imds, Machine, Served, running_imds
 
 WAYS = ("gcp", "azure", "aws", "shutdown")
@@ -78,15 +76,6 @@ async def measure(ways: list[str], rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def machine_name() -> str:
-    model = "unknown CPU"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
-    load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
@@ -108,9 +97,9 @@ def main() -> int:
         for way, seconds in found.items()
     }
     if options.output == "json":
-        print(json.dumps({"machine": machine_name(), "heard": rows}))
+        print(json.dumps({"machine": machine(), "heard": rows}))
     else:
-        print(machine_name())
+        print(machine())
         print(f"{'way':10}{'rounds':>8}{'p50 s':>8}{'max s':>8}{'limit':>8}")
         for way, row in rows.items():
             print(f"{way:10}{row['rounds']:8}{row['p50_s']:8}{row['max_s']:8}{row['limit_s'] or '-':>8}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -57,19 +56,5 @@ def print_example(
     if to is None:
         shared.print_text("\n".join(f"# ---- {name}\n{text}" for name, text in found.items()))
         return shared.OK
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        for name, text in found.items():
-            _write(to / name, text)
-    except OSError as error:
-        raise CommandError(f"{error.filename or to}: cannot be written ({error.strerror})") from error
+    shared.write_files(to, found)
     return shared.OK
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file, unless there is one that somebody may have changed."""
-    if file.exists():
-        print(f"{file} is there already and is left as it is", file=sys.stderr)
-        return
-    file.write_text(text, encoding="utf-8")
-    print(file)

@@ -43,22 +43,8 @@ def rules(
     if to is None:
         shared.print_text(texts[monitoring.RULES])
         return shared.OK
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            _write(to / name, text)
-    except OSError as error:
-        raise CommandError(f"{error.filename or to}: cannot be written ({error.strerror})") from error
+    shared.write_files(to, texts, anew={monitoring.RULES})
     return shared.OK
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file, unless there is another one that somebody may have changed."""
-    if file.name != monitoring.RULES and file.exists():
-        print(f"{file} is there already and is left as it is", file=sys.stderr)
-        return
-    file.write_text(text, encoding="utf-8")
-    print(file)
 
 
 def _checked(text: str) -> str:

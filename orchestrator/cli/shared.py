@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -126,6 +126,24 @@ def print_text(text: str) -> None:
     """Finished text on standard output."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def write_files(folder: Path, texts: Mapping[str, str], anew: Collection[str] = ()) -> None:
+    """Write files into a folder and print their paths; one that is there is left, unless it is made `anew`.
+
+    Somebody may have changed it. Raises CommandError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            file = folder / name
+            if name not in anew and file.exists():
+                print(f"{file} is there already and is left as it is", file=sys.stderr)
+                continue
+            file.write_text(text, encoding="utf-8")
+            print(file)
+    except OSError as error:
+        raise CommandError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error
 
 
 def is_terminal() -> bool:
