@@ -28,7 +28,7 @@ import orjson
 
 from cloud.errors import Denied
 from cloud.ports import Clock, LaunchRequest
-from policies.model import Market, Placement, StandbyKind
+from policies.model import Instance, InstanceState, Market, Placement, StandbyKind
 
 KEPT: Final = 30 * 86_400.0
 """Seconds for which a token is remembered. Nobody asks for one so late: intents are given up within hours."""
@@ -63,6 +63,19 @@ class Entry:
     at: float
     machine: str = ""  # the provider's id of it, empty where its name is all
     build: str = ""  # `EngineCommand.build` of what it was launched to run
+
+    def gone(self) -> Instance:
+        """The machine of that name once it is no more, as far as the ledger tells: not why, nor when."""
+        return Instance(
+            id=self.name,
+            pool=self.pool,
+            token=self.token,
+            placement=self.placement,
+            state=InstanceState.TERMINATED,
+            launched_at=self.first,
+            price=None,
+            standby=self.standby,
+        )
 
 
 class Tombstones:

@@ -70,18 +70,7 @@ class Ended:
         )
 
     def _ending(self, entry: Entry) -> Instance:
-        last = self._last.get(entry.name)
-        if last is None:
-            last = Instance(
-                id=entry.name,
-                pool=entry.pool,
-                token=entry.token,
-                placement=entry.placement,
-                state=InstanceState.TERMINATED,
-                launched_at=entry.first,
-                price=None,
-                standby=entry.standby,
-            )
+        last = self._last.get(entry.name) or entry.gone()
         if last.ending is not Ending.UNKNOWN:  # it never ran, and Azure said why
             return replace(last, state=InstanceState.TERMINATED)
         if entry.name in self._asked:

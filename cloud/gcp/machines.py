@@ -154,19 +154,7 @@ def instance_of(machine: Mapping[str, Any], place: GcpRegion, port: int) -> Inst
 
 def gone(entry: Entry, ending: Ending, why: str, at: float | None) -> Instance:
     """A machine that is no more, by the ledger."""
-    return Instance(
-        id=entry.name,
-        pool=entry.pool,
-        token=entry.token,
-        placement=entry.placement,
-        state=InstanceState.TERMINATED,
-        launched_at=entry.first,
-        price=None,
-        standby=entry.standby,
-        ending=ending,
-        ending_why=one_line(why, _LONGEST_WHY),
-        ended_at=at,
-    )
+    return replace(entry.gone(), ending=ending, ending_why=one_line(why, _LONGEST_WHY), ended_at=at)
 
 
 def ending_of(operations: Sequence[Mapping[str, Any]]) -> tuple[Ending, str, float | None]:
