@@ -326,6 +326,10 @@ Money = Annotated[
     BeforeValidator(_money),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["12.50"]}),
 ]
+Prices = Annotated[
+    dict[str, Money],
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "examples": ["6.88"]}}),
+]
 MoneyOrUnlimited = Annotated[
     float | None,
     BeforeValidator(_money_or_unlimited),

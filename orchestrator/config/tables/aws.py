@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from orchestrator.config.tables.aws_disk import DiskTable
 from orchestrator.config.tables.machines import MachinesTable
-from orchestrator.config.types import Duration, Money, Section, Strings, Texts, duration_key
+from orchestrator.config.types import Duration, Money, Prices, Section, Strings, Texts, duration_key
 
 ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/(?:[!-~]+/)?([\w+=,.@-]{1,64})")
-
-Prices = Annotated[
-    dict[str, Money],
-    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "examples": ["6.88"]}}),
-]
 
 
 class ReservationTable(Section):

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from cloud.azure.places import Eviction
 from orchestrator.config.tables.machines import MachinesTable
-from orchestrator.config.types import FilePath, Money, Section, Strings, Texts, path_key
-
-_Prices = Annotated[
-    dict[str, Money],
-    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "examples": ["3.67"]}}),
-]
+from orchestrator.config.types import FilePath, Money, Prices, Section, Strings, Texts, path_key
 
 
 class AzureRegionTable(Section):
@@ -42,7 +36,7 @@ class AzureRegionTable(Section):
         description="Availability zones that may be used. Empty: Azure places each node where it has room.",
         examples=[["1", "2", "3"]],
     )
-    on_demand_prices: _Prices = Field(
+    on_demand_prices: Prices = Field(
         default={},
         description="Your own on-demand prices per size in US dollars per hour. They win over the public "
         "price list.",

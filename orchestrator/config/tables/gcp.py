@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from cloud.gcp.places import SHORTEST
-from orchestrator.config.tables.aws import Prices
 from orchestrator.config.tables.machines import MachinesTable
-from orchestrator.config.types import Duration, FilePath, Section, Strings, Texts, duration_key
+from orchestrator.config.types import Duration, FilePath, Prices, Section, Strings, Texts, duration_key
 
 
 class GcpRegionTable(Section):
