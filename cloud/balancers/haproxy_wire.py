@@ -82,7 +82,7 @@ async def look(socket: Path, backend: str, variables: tuple[str, str], timeout: 
             raise Denied(f"HAProxy at {socket} has no backend {backend!r}: correct its name, or add it there")
         if "Permission denied" in said:
             raise Denied(f"the socket {socket} of HAProxy permits nothing: write `level admin` at its line")
-        raise Uncertain(f"HAProxy at {socket} did not say all that it was asked for: {said[-200:]!r}")
+        raise _broken_off(socket, said)
     info, _, tables = said.partition("# pxname,")
     stat, _, rest = tables.partition("\n\n")
     facts = dict(line.split(": ", 1) for line in info.splitlines() if ": " in line)
@@ -90,13 +90,18 @@ async def look(socket: Path, backend: str, variables: tuple[str, str], timeout: 
         raise Uncertain(f"the process of HAProxy that listens at {socket} is ending; another takes its place")
     states, _, held = rest.partition("\n\n")
     values = [found[1] if (found := _VALUE.search(part)) else "" for part in held.split("\n\n")]
-    values += ["", ""]
+    if len(values) <= len(variables):  # an empty line ends each answer
+        raise _broken_off(socket, said)
     return Look(
         pid=facts.get("Pid", ""),
         life=f"{facts.get('Pid', '')}.{values[1]}",
         generation=int(values[0]) if values[0].isdigit() else 0,
         servers={server.name: server for server in _servers(f"pxname,{stat}", _admin(states))},
     )
+
+
+def _broken_off(socket: Path, said: str) -> Uncertain:
+    return Uncertain(f"HAProxy at {socket} did not say all that it was asked for: {said[-200:]!r}")
 
 
 async def _ask(socket: Path, line: str) -> str:
