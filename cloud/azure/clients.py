@@ -30,6 +30,9 @@ COMPUTE_VERSION: Final = "2024-11-01"
 SKUS_VERSION: Final = "2021-07-01"
 """The newest version that lists what is sold in a region."""
 
+_MOST_PAGES: Final = 500
+"""Pages of one list; one that goes on longer goes round in circles."""
+
 _LONGEST_WAIT = 600.0  # s that a Retry-After may silence a lane
 
 
@@ -73,18 +76,21 @@ class AzureAccount:
         return self._clients()[0]
 
     def get(self, path: str, version: str) -> list[dict[str, Any]]:
-        """Every page of a list of what has no client of its own here. Blocks."""
+        """Every page of a list of what has no client of its own here. Blocks. Raises what the SDK raises, and
+        CloudError for a list without an end."""
         from azure.core.rest import HttpRequest
 
         pipeline, found = self._clients()[1], list[dict[str, Any]]()
         url, parameters = f"{self.endpoint}{path}", {"api-version": version}
-        while url:
+        for _ in range(_MOST_PAGES):
             answer = pipeline.send_request(HttpRequest("GET", url, params=parameters))
             answer.raise_for_status()
             page = answer.json()
             found += page.get("value", [])
             url, parameters = page.get("nextLink") or "", {}
-        return found
+            if not url:
+                return found
+        raise CloudError(f"{path}: more than {_MOST_PAGES} pages")
 
     def download(self, url: str, most: int) -> bytes:
         """The end of what lies at an address that carries its own right to be read. Blocks."""
@@ -188,6 +194,8 @@ class AzureClients:
             raise Throttled(f"{name} in {self.region}: Azure asks to wait {wait:.0f} s more; not asked")
         try:
             return await self._pool(lane).run(lambda: work(self.account))
+        except CloudError:
+            raise
         except Exception as error:
             if speaks_of_credentials(error):
                 self.account.forget()
