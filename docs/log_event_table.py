@@ -130,6 +130,7 @@ WHEN: Final = {
     "skypilot.answer_refused": "SkyPilot's helper wrote what is no answer, and is started anew",
     "skypilot.engine_not_started": "An engine could not be started over SSH yet; the next list tries again",
     "skypilot.helper_ended": "SkyPilot's helper ended and the daemon did not ask for it",
+    "skypilot.helper_lost": "SkyPilot's helper gave no sign of life and is ended; another follows",
     "skypilot.helper_renewed": "SkyPilot's helper held too much memory and is started anew",
     "skypilot.helper_started": "SkyPilot's helper answers",
     "socket.lost": "A socket's file is gone and cannot be made again; once for each reason",

@@ -97,6 +97,7 @@ class Helper:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
+        self._doubt: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._serial = 0
         self._failures = 0  # starts in a row that did not last
@@ -132,6 +133,8 @@ class Helper:
             raise Uncertain(f"SkyPilot's helper is gone: {error}") from error
         finally:
             self._waiting.pop(number, None)
+            if answer.cancelled() and do != "info":
+                self._see_whether_it_lives(process)
             self._renew()
 
     async def close(self) -> None:
@@ -249,6 +252,21 @@ class Helper:
         self._changed(self.state)
         log.error("skypilot.helper_ended", code=code, said=self._last_words())
 
+    def _see_whether_it_lives(self, process: asyncio.subprocess.Process) -> None:
+        """Ask one that did not answer for a sign of life, which waits for no cloud; end it without."""
+
+        async def look() -> None:
+            try:
+                await self.ask("info")
+            except CloudError:
+                if process is self._process:
+                    log.error("skypilot.helper_lost", pid=process.pid)
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+
+        if process is self._process and (self._doubt is None or self._doubt.done()):
+            self._doubt = asyncio.create_task(look(), name="skypilot-sign-of-life")
+
     def _renew(self) -> None:
         """End a helper that holds too much memory, once nobody waits for it; the next question starts one."""
         if self.state.memory > self._settings.most_memory and not self._waiting and self._process is not None:
@@ -258,6 +276,8 @@ class Helper:
                 process.kill()
 
     async def _end(self) -> None:
+        if self._doubt is not None:
+            self._doubt.cancel()
         process, reading = self._process, self._reading
         self._process, self._reading, self.state.up = None, None, False
         if process is not None:

@@ -25,7 +25,7 @@ LANES: Final[Mapping[str, str]] = {
     "prices": "look",
     "terminate": "end",
     "forget": "end",
-    "info": "end",
+    "info": "alive",
 }
 """Which threads of the helper do what: ends of machines wait for no launch, nor looks for either."""
 

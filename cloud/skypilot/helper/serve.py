@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 from cloud.skypilot import wire
 from cloud.skypilot.helper.refusals import judged, links
 
-THREADS: Final = {"change": 4, "look": 3, "end": 2, "engine": 1}
+THREADS: Final = {"change": 4, "look": 3, "end": 2, "engine": 1, "alive": 1}
 """Threads of each lane. They live as long as the process: SkyPilot keeps a session of each cloud's library
 for every thread, tens of megabytes each, and never lets one go."""
 

@@ -9,9 +9,12 @@ import pytest
 from sky_stage import played_settings
 
 from cloud.errors import CloudError, Misconfigured, Uncertain
+from cloud.skypilot import process
 from cloud.skypilot.process import Helper, HelperSettings, environment, shared
 
 pytestmark = pytest.mark.slow
+
+WHAT = {"token": "t", "cluster": "c"}
 
 
 async def test_its_end_is_uncertain_and_the_next_question_starts_another(stage, asked):
@@ -23,6 +26,35 @@ async def test_its_end_is_uncertain_and_the_next_question_starts_another(stage, 
     launched = await daemon.instances.launch(asked())
     assert launched.id == f"m-{stage.cloud.machines()[0]['id']}"
     assert (daemon.helper.state.up, len(stage.cloud.machines())) == (True, 1)
+
+
+@pytest.mark.parametrize("gives_up", ["the helper's own time", "the daemon"])
+async def test_one_that_is_frozen_is_ended_and_another_started(stage, monkeypatch, gives_up):
+    patience = 60.0 if gives_up == "the daemon" else 0.2
+    monkeypatch.setattr(process, "SECONDS", {**process.SECONDS, "terminate": patience, "info": 1.0})
+    helper = stage.daemon().helper
+    await helper.ask("terminate", what=WHAT)
+    frozen = helper.pid
+    os.kill(frozen, signal.SIGSTOP)
+    with pytest.raises((Uncertain, TimeoutError)):
+        async with asyncio.timeout(0.3):
+            await helper.ask("terminate", what=WHAT)
+    await stage.until(lambda: helper.state.ends == 1)
+    await helper.ask("terminate", what=WHAT)
+    assert helper.pid != frozen
+
+
+async def test_one_that_is_only_slow_is_left_alone(stage, monkeypatch):
+    monkeypatch.setattr(process, "SECONDS", {**process.SECONDS, "terminate": 0.2})
+    helper = stage.daemon().helper
+    await helper.ask("info")
+    slow = helper.pid
+    stage.cloud.fault("terminate", "hold", seconds=1.0, times=3)
+    for _ in range(3):
+        with pytest.raises(Uncertain):
+            await helper.ask("terminate", what=WHAT)
+    await helper.ask("info")
+    assert (helper.pid, helper.state.ends) == (slow, 0)
 
 
 async def test_everybody_who_waits_is_told_of_its_end(stage):
@@ -44,7 +76,7 @@ async def test_one_that_keeps_ending_is_started_at_a_growing_pace(stage, hand_cl
     for _ in range(9):
         stage.cloud.fault("terminate", "die")
         with pytest.raises(Uncertain):
-            await helper.ask("terminate", what={"token": "t", "cluster": "c"})
+            await helper.ask("terminate", what=WHAT)
         waits.append(helper.pause())
         if waits[-1]:
             with pytest.raises(CloudError, match="started again in"):
@@ -58,13 +90,13 @@ async def test_one_that_lasted_is_started_at_once(stage, hand_clock):
     for _ in range(3):
         stage.cloud.fault("terminate", "die")
         with pytest.raises(Uncertain):
-            await helper.ask("terminate", what={"token": "t", "cluster": "c"})
+            await helper.ask("terminate", what=WHAT)
         hand_clock.at += helper.pause()
     await helper.ask("info")
     hand_clock.at += 301.0
     stage.cloud.fault("terminate", "die")
     with pytest.raises(Uncertain):
-        await helper.ask("terminate", what={"token": "t", "cluster": "c"})
+        await helper.ask("terminate", what=WHAT)
     assert helper.pause() == 0.0
 
 
