@@ -75,7 +75,7 @@ def _works_elsewhere(builder: MemoryBuilder, placement: Placement, since: float,
     That of an earlier daemon was, whatever its date: the provider has another clock.
     """
     open_ones = (i for i in builder.get("intents").values() if i.accepted_at is not None)
-    taken = [(i.placement, i.at) for i in open_ones if i.placement is not None]
+    taken = [(i.placement, i.asked_at) for i in open_ones if i.placement is not None]
     nodes, epoch = builder.get("nodes").values(), _epoch(token)
     taken += [(n.placement, n.launched_at) for n in nodes if _epoch(n.token) >= epoch]
     return any(

@@ -86,7 +86,7 @@ def closed(builder: MemoryBuilder, event: IntentClosed) -> None:
             bars.accepted(builder, intent, intent.placement, event.at)
         return
     if event.outcome in _OF_NO_USE and intent.placement is not None:
-        place, since = intent.placement, intent.at
+        place, since = intent.placement, intent.asked_at
         bars.denied(builder, place, event.at, event.detail, since=since, token=event.token)
     landed = intent.landed or event.outcome is Outcome.UNCERTAIN
     if _asked_again(intent, event, landed=landed):

@@ -218,6 +218,17 @@ def test_a_launch_that_may_have_landed_is_not_forgotten_for_a_denial() -> None:
     assert reduce(early, asked(1, where(), at=late), came_back(1, Outcome.DENIED, at=late)).intents == {}
 
 
+@pytest.mark.parametrize("open_still", [True, False])
+def test_a_denial_speaks_of_the_time_of_the_newest_call(open_still: bool) -> None:
+    """What was taken before a launch of an old journal was asked for again shows no market to be open."""
+    meanwhile = [asked(2, where(zone="b"), at=50.0), seen(2, at=51.0, placement=where(zone="b"))]
+    again = [asked(3, where(zone="c"), at=90.0), asked(3, where(zone="c"), at=201.0)]
+    answer = came_back(3, Outcome.DONE if open_still else Outcome.FAILED, at=202.0)
+    told = [asked(1, where(), at=10.0), *meanwhile, *again, asked(1, where(), at=200.0), answer]
+    memory = replay([*told, came_back(1, Outcome.DENIED, at=203.0)])
+    assert set(memory.bars) == (set() if open_still else {("r", SPOT)})
+
+
 @pytest.mark.parametrize("other", [1, 2])
 def test_a_denial_that_comes_once_the_machine_is_seen_pauses_the_market(other: int) -> None:
     """The call was made again before a list showed the machine of the first one."""
