@@ -64,6 +64,7 @@ class InVain:
     ) -> None:
         self._pool, self._checked, self._report = pool, checked, report
         self._told = _Told()
+        self._ever: set[str] = set()  # launches that were asked for, also by journals that are lost
         self._written: _Told | None = None  # as it was before the journal could not be written
 
     def hear(self, events: Sequence[Event], *, written: bool, on_disk: Sequence[Event] = ()) -> None:
@@ -120,6 +121,10 @@ class InVain:
         if event.token in told.asked:
             return
         told.asked[event.token] = placement, event.at
+        if event.token in self._ever:  # an old journal is back: what became of it must be asked
+            told.waiting[event.token] = event.at
+            return
+        self._ever.add(event.token)
         self._checked("in-vain")
         if not told.ready and told.failed >= self._pool.health.give_up_after:
             self._broken(event, f"{told.failed} boots failed and no node was ever ready")

@@ -69,3 +69,18 @@ def test_a_launch_was_taken_whose_machine_a_list_shows(seen: bool, faults: list[
         watcher.hear([shown], written=True)
     watcher.hear([closed(2.0, "2", Outcome.DENIED), opened(4.0, "3", "c")], written=True)
     assert found == faults
+
+
+@pytest.mark.parametrize(("token", "faults"), [("1", []), ("3", ["3"])])
+def test_what_an_old_journal_has_open_is_asked_again_and_is_no_new_launch(
+    token: str, faults: list[str]
+) -> None:
+    found: list[str] = []
+    watcher = InVain(
+        Pool(name="p", replicas=3), checked=lambda _: None, report=lambda _name, about, _: found.append(about)
+    )
+    watcher.hear([opened(0.0, "1", "a"), opened(0.0, "2", "b")], written=True)
+    watcher.forget()
+    watcher.hear([opened(9.0, "2", "b"), closed(9.5, "2", Outcome.DENIED)], written=True)
+    watcher.hear([opened(9.6, token, "a")], written=True)
+    assert found == faults
