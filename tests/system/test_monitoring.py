@@ -199,6 +199,7 @@ async def test_a_daemon_that_is_gone_is_told_to_the_pager(stack: Any, watched: M
 
 # Metrics that a pool which is well may have no value of, and why.
 _AWS = "a pool on AWS"
+_SKYPILOT = "a pool on SkyPilot"
 _BROKEN = "a stream that broke, or a target that was lost in the middle of a request"
 _PROVIDER = "a provider that fails, counts otherwise than it should, or is at a cap"
 NO_VALUE = {
@@ -206,6 +207,9 @@ NO_VALUE = {
     "orchestrator_aws_calls_total": _AWS,
     "orchestrator_aws_call_seconds": _AWS,
     "orchestrator_pool_node_key_requests": _AWS,
+    "orchestrator_skypilot_helper_ends_total": _SKYPILOT,
+    "orchestrator_skypilot_helper_memory_bytes": _SKYPILOT,
+    "orchestrator_skypilot_helper_up": _SKYPILOT,
     "orchestrator_boots_failed_total": "a machine that ended before it was ready",
     "orchestrator_late_drains_total": "a pool that is short when a node is reclaimed",
     "orchestrator_drains_cut_total": "a node gone with requests in flight",
