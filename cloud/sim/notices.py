@@ -22,6 +22,10 @@ METADATA = "sim-metadata"
 _CONFIDENCE = {QUEUE: Confidence.CONFIRMED, METADATA: Confidence.REPORTED}
 
 
+def _id(source: str, node: str, kind: NoticeKind, name: str) -> str:
+    return name or f"{source}/{node}/{kind}"
+
+
 @dataclass(slots=True, kw_only=True)
 class _Message:
     """A notice in a source, until it is acknowledged (metadata: until its node is gone)."""
@@ -62,18 +66,22 @@ class NoticeBoard:
             takes_away = machine.placement.market is Market.SPOT or kind not in TAKES_SPOT
             for source in sources if takes_away else ():
                 machine.told_by.setdefault(source, now)
-            machine.rumoured = machine.rumoured or (METADATA in sources and takes_away)
+            if METADATA in sources and takes_away:
+                machine.rumours.add(_id(METADATA, node, kind, name))
             if QUEUE in sources and takes_away:
                 machine.told_at = now if machine.told_at is None else machine.told_at
                 machine.warnings.append((now, deadline))
         elif machine is not None and cancelled:
             machine.told_at, machine.cancelled_at = None, now
-            machine.told_by.clear()
             machine.warnings.clear()
-            machine.rumoured = machine.rumoured and METADATA not in sources
+            if METADATA in sources:
+                machine.rumours.discard(_id(METADATA, node, kind, name))
+            machine.told_by.pop(QUEUE, None)
+            if not machine.rumours:
+                machine.told_by.pop(METADATA, None)
         for source in sources:
             notice = Notice(
-                id=name or f"{source}/{node}/{kind}",
+                id=_id(source, node, kind, name),
                 kind=kind,
                 node=node,
                 deadline=deadline,

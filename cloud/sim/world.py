@@ -71,12 +71,12 @@ class Machine:
     before which nobody can look at its engine.
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
     `told_at`: when the cloud first published that, `warnings`: each time, and the end that it named,
-    `cancelled_at`: when it took that back. `rumoured`: the node itself told of such a thing. `told_by`: which
-    sources tell that it goes away, each since when, `deadlines`: what any of them ever named. `silent_since`:
-    its engine has answered nothing since then though the machine runs. `unseen_since`: looks at its engine
-    have not got through since then, `seen_again_at`: when the last such time ended, or its engine came back
-    to life, which is `revived_at`. `quiet_from`: when it last fell silent or out of reach, or was stopped or
-    ended. `answered_at`: when it last answered a look.
+    `cancelled_at`: when it took that back. `rumours`: ids of what the node itself told of such a thing and
+    did not take back. `told_by`: which sources tell that it goes away, each since when, `deadlines`: what any
+    of them ever named. `silent_since`: its engine has answered nothing since then though the machine runs.
+    `unseen_since`: looks at its engine have not got through since then, `seen_again_at`: when the last such
+    time ended, or its engine came back to life, which is `revived_at`. `quiet_from`: when it last fell silent
+    or out of reach, or was stopped or ended. `answered_at`: when it last answered a look.
     `stillborn`: it ends for that reason when it should run. `ending`: why it ended.
     `started_at`: when it was last asked to start, unless it was stopped since. `foreign`: somebody else
     launched it and gave it our tags. `requests` are the ends of the requests that it holds. `adapters`: what
@@ -100,7 +100,7 @@ class Machine:
     reclaim_at: float | None = None
     told_at: float | None = None
     warnings: list[tuple[float, float]] = field(default_factory=list)
-    rumoured: bool = False
+    rumours: set[str] = field(default_factory=set)
     told_by: dict[str, float] = field(default_factory=dict)
     deadlines: list[float | None] = field(default_factory=list)
     cancelled_at: float | None = None
@@ -124,6 +124,11 @@ class Machine:
     def live(self) -> bool:
         """It has not ended and nobody asked for its end."""
         return self.state in LIVE
+
+    @property
+    def rumoured(self) -> bool:
+        """The node itself tells that it goes away."""
+        return bool(self.rumours)
 
     @property
     def going(self) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from watched import Watched, watch
 
-from cloud.sim.notices import NoticeBoard
+from cloud.sim.notices import METADATA, NoticeBoard
 from policies.events import DaemonStarted, DrainEnded
 from policies.model import NoticeKind
 
@@ -193,3 +195,21 @@ def test_a_cut_could_be_avoided_that_was_told_for_then(told: tuple[float, ...], 
         await watched.clock.sleep(60.0)
 
     assert ("no-request-cut" in watch(script, traffic=5.0).broken) is avoidable
+
+
+@pytest.mark.parametrize(("taken_back", "harm"), [(("a",), False), (("a", "b"), True)])
+def test_a_node_that_takes_one_of_its_reports_back_still_tells_of_its_end(
+    taken_back: tuple[str, ...], harm: bool
+) -> None:
+    async def script(watched: Watched) -> None:
+        await watched.write(watched.machines)
+        board, (node, *others) = NoticeBoard(watched.world), watched.machines
+        publish = partial(board.publish, node.id, deadline=watched.clock.now(), sources=(METADATA,))
+        for name in ("a", "b"):
+            publish(name=name)
+        for name in taken_back:
+            publish(name=name, cancelled=True)
+        await watched.clock.sleep(60.0)
+        await watched.write(others, draining=[node])
+
+    assert ("no-self-harm" in watch(script).broken) is harm
