@@ -14,6 +14,7 @@ from cloud.tombstones import Tombstones
 from orchestrator.config.load import Config
 from orchestrator.doctor.findings import Check, Findings, fail, ok, warn
 from orchestrator.wiring.azure import is_installed, regions_of
+from orchestrator.words import plural
 from policies.model import Market
 
 
@@ -60,7 +61,7 @@ class AzureDoctor:
         if ledger.damaged:
             return [
                 warn(
-                    f"{ledger.damaged} lines of the ledger of launches cannot be read",
+                    f"{plural(ledger.damaged, 'line')} of the ledger of launches cannot be read",
                     "look at the disk; a token on such a line may launch again once its machine is gone",
                 )
             ]
@@ -78,7 +79,7 @@ class AzureDoctor:
         except CloudError as error:
             advice = "docs/how-to/azure-from-zero.md lists the rights; `az login` shows who asks"
             return [fail(str(error), advice, place.region)]
-        return [ok(f"{place.resource_group} holds {count} machines", place.region)]
+        return [ok(f"{place.resource_group} holds {plural(count, 'machine')}", place.region)]
 
     async def _sizes(self, place: AzureRegion) -> Findings:
         """Which of the pool's sizes the subscription may launch there, and at which price."""
