@@ -19,7 +19,7 @@ from orchestrator.words import clean, money
 if TYPE_CHECKING:
     from cloud.ports import Clock
     from orchestrator.config.load import Config
-    from orchestrator.doctor.trial import Passed
+    from orchestrator.doctor.short_lived import Passed
     from orchestrator.doctor.try_node import Offer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

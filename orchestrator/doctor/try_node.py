@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from cloud.errors import CloudError
 from cloud.ports import Clock
 from orchestrator.config.load import Config
-from orchestrator.doctor.trial import Passed, Said, Trial
+from orchestrator.doctor.short_lived import Passed, Said
+from orchestrator.doctor.trial import Trial
 from orchestrator.wiring.clouds import WIRING
 from orchestrator.wiring.ports import Ports, connect, engine_with_key
 from policies.limits import Budget

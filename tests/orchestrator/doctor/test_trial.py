@@ -142,7 +142,7 @@ class Stand:
 
     @property
     def texts(self):
-        return {p.finding.subject: p.finding for p in self.trial._steps}
+        return {p.finding.subject: p.finding for p in self.trial.node.steps}
 
 
 @pytest.fixture
@@ -212,6 +212,14 @@ async def test_an_outcome_that_stays_unknown_is_for_people_to_end(stand):
     advice = stand.texts["ended"].advice
     assert "terminate-instances --region us-east-1" in advice
     assert "Name=client-token,Values=try-node/0123-0" in advice
+
+
+@pytest.mark.parametrize("then", [Denied("expired"), Throttled("too many")])
+async def test_who_is_refused_after_a_lost_answer_does_not_know_that_nothing_runs(stand, then):
+    stand.cloud.faults["launch"] = [Uncertain("lost"), *[then] * 1000]
+    assert await stand.run() == [("accepted", State.FAIL), ("ended", State.FAIL)]
+    assert "Name=client-token" in stand.texts["ended"].advice
+    assert stand.cloud.living  # which is why somebody must look
 
 
 async def test_a_machine_that_dies_while_pending_says_why_and_what_it_wrote(stand):
@@ -307,7 +315,7 @@ async def test_a_terminal_that_goes_away_keeps_no_node_alive(stand):
     def said(text):
         raise BrokenPipeError
 
-    stand.trial._said = said
+    stand.trial.node.said = said
     assert await stand.run() == [(step, State.OK) for step in STEPS]
     assert not stand.cloud.living
 
