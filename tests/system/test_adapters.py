@@ -73,9 +73,13 @@ async def test_adapters_are_held_equal_while_they_change_and_engines_forget_them
                 over.set()
         assert not failed, failed[:3]
         assert sum(task.result() for task in counts) > 10
-        text = await stack.get(stack.monitoring_port, "/metrics")
-        assert 'orchestrator_adapter_nodes{adapter="sql",pool="test"} 2.0' in text
-        assert 'orchestrator_adapter_missing_nodes{adapter="law",pool="test"} 0.0' in text
+
+        async def counted() -> bool:
+            text = await stack.get(stack.monitoring_port, "/metrics")
+            held = 'orchestrator_adapter_nodes{adapter="sql",pool="test"} 2.0' in text
+            return held and 'orchestrator_adapter_missing_nodes{adapter="law",pool="test"} 0.0' in text
+
+        await stack.until("the metrics tell that every node holds both", counted)
         for pid, line in stack.command_lines().items():
             if " gateway " in line:  # the heir, which the reload started, is nobody's child
                 os.kill(pid, signal.SIGTERM)

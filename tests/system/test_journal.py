@@ -145,7 +145,11 @@ async def _lives_through_a_full_disk(stack: Any, fill: Any, free: Any) -> None:
         await stack.settled()
     assert traffic.report.failures == {}
     assert traffic.report.streams_cut == 0
-    assert (await stack.status())["daemon"]["journal_ok"] is True
+
+    async def written() -> bool:
+        return bool((await stack.status())["daemon"]["journal_ok"])
+
+    await stack.until("the journal is written again", written)
     kinds = [e["kind"] for e in await stack.events() if e["seq"] > first and e["node"] == node]
     assert "NoticeSeen" in kinds, "what happened meanwhile was written later"
     assert "DrainStarted" in kinds
