@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
+VERSION: Final = "0.14.1"
+"""Of SkyPilot, as skypilot.lock pins it: the helper uses names that another version may not have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyCloud:

@@ -11,9 +11,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +38,7 @@ SECONDS: Final[Mapping[str, float]] = {
     "look": 60.0,
     "prices": 120.0,
     "forget": 60.0,
+    "account": 60.0,
     "info": 60.0,
 }
 """How long an answer is waited for. Some clouds answer a launch only once the machine is up."""
@@ -96,7 +99,7 @@ class Helper:
         self._settings, self._clock = settings, clock
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
         self._doubt: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._serial = 0
@@ -108,8 +111,11 @@ class Helper:
 
     def share(self) -> HelperShare:
         """Somebody's part in the helper, which ends when the last one is given up."""
-        self._holders += 1
         return HelperShare(self)
+
+    def hold(self) -> None:
+        """One share more."""
+        self._holders += 1
 
     async def ask(self, do: str, **question: Any) -> Any:
         """The answer to a question of `cloud.skypilot.wire`.
@@ -133,8 +139,10 @@ class Helper:
             raise Uncertain(f"SkyPilot's helper is gone: {error}") from error
         finally:
             self._waiting.pop(number, None)
-            if answer.cancelled() and do != "info":
-                self._see_whether_it_lives(process)
+            if answer.cancelled():
+                self._take_back(process, number)
+                if do != "info":
+                    self._see_whether_it_lives(process)
             self._renew()
 
     async def close(self) -> None:
@@ -151,17 +159,20 @@ class Helper:
     # -- the process -------------------------------------------------------------------------------
 
     async def _running(self) -> asyncio.subprocess.Process:
-        """The helper, started where there is none. Raises Uncertain, Denied, Misconfigured."""
-        async with self._starting:
-            if self._process is not None and self.state.up:
-                return self._process
-            if self.closed:
-                raise CloudError("the helper of SkyPilot is closed")
+        """The helper, started where there is none. A start goes on when nobody waits for it any more.
+
+        Raises CloudError, Denied, Misconfigured.
+        """
+        if self._process is not None and self.state.up:
+            return self._process
+        if self._starting is None or self._starting.done():
             if wait := self.pause():
                 raise CloudError(
                     f"SkyPilot's helper ended and is started again in {wait:.0f} s: {self._last_words()}"
                 )
-            return await self._start()
+            self._starting = asyncio.create_task(self._start(), name="skypilot-start")
+            self._starting.add_done_callback(_seen)
+        return await asyncio.shield(self._starting)
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._prepare()
@@ -183,16 +194,19 @@ class Helper:
             raise Misconfigured(f"{settings.python} cannot be started: {error.strerror or error}") from error
         self._process = process
         hello: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[0] = hello
-        self._reading = asyncio.create_task(self._read(process))
+        self._waiting[wire.HELLO] = hello
+        reading = self._reading = asyncio.create_task(self._read(process))
+        if self.closed:
+            _kill(process)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 version = await hello
         except (TimeoutError, CloudError) as error:
-            await self._end()
+            _kill(process)
+            await asyncio.wait([reading])
             raise CloudError(f"SkyPilot's helper did not start: {self._last_words() or error}") from None
         finally:
-            self._waiting.pop(0, None)
+            self._waiting.pop(wire.HELLO, None)
         self.state.up = True
         self._changed(self.state)
         log.info("skypilot.helper_started", version=version, pid=process.pid)
@@ -203,13 +217,12 @@ class Helper:
         words = asyncio.create_task(self._listen(process))
         try:
             while data := await _stdout(process).readline():
-                self._take(wire.message(data))
+                self._take(process, wire.answer(data))
         except ValueError as error:
             self._said.append(f"it wrote what is no answer: {error}")
             log.error("skypilot.answer_refused", error=str(error))
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
             code = await process.wait()
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
                 await asyncio.wait_for(words, 1.0)
@@ -224,16 +237,24 @@ class Helper:
                 if text := data.decode("utf-8", "replace").strip():
                     self._said.append(text[:300])
 
-    def _take(self, answer: Mapping[str, Any]) -> None:
-        self.state.memory = int(answer.get("rss", 0))
+    def _take(self, process: asyncio.subprocess.Process, answer: wire.Answer) -> None:
+        if process is not self._process:
+            return  # the last words of one that was ended
+        self.state.memory = answer.memory
         self._changed(self.state)
-        waiting = self._waiting.get(0 if "hello" in answer else int(answer.get("id", -1)))
+        waiting = self._waiting.get(answer.number)
         if waiting is None or waiting.done():
             return  # nobody waits for it any more
-        if "error" in answer:
-            waiting.set_exception(wire.error_of(answer["error"]))
+        if isinstance(answer.value, CloudError):
+            waiting.set_exception(answer.value)
         else:
-            waiting.set_result(answer.get("ok", answer.get("hello")))
+            waiting.set_result(answer.value)
+
+    def _take_back(self, process: asyncio.subprocess.Process, number: int) -> None:
+        """Have a question that nobody waits for not done, where it was not begun: it holds up the others."""
+        if process is self._process:
+            with contextlib.suppress(OSError, RuntimeError):
+                _stdin(process).write(wire.line({"id": number, "do": wire.DROP}))
 
     def _ended(self, process: asyncio.subprocess.Process, code: int) -> None:
         if process is not self._process:
@@ -261,8 +282,7 @@ class Helper:
             except CloudError:
                 if process is self._process:
                     log.error("skypilot.helper_lost", pid=process.pid)
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
+                    _kill(process)
 
         if process is self._process and (self._doubt is None or self._doubt.done()):
             self._doubt = asyncio.create_task(look(), name="skypilot-sign-of-life")
@@ -272,8 +292,7 @@ class Helper:
         if self.state.memory > self._settings.most_memory and not self._waiting and self._process is not None:
             log.warning("skypilot.helper_renewed", memory=self.state.memory)
             process, self._process, self.state.up = self._process, None, False
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
 
     async def _end(self) -> None:
         if self._doubt is not None:
@@ -281,13 +300,12 @@ class Helper:
         process, reading = self._process, self._reading
         self._process, self._reading, self.state.up = None, None, False
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        if reading is not None:
-            await asyncio.wait([reading])
+            _kill(process)
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Uncertain("SkyPilot's helper was ended while it was asked"))
+        if under_way := [task for task in (reading, self._starting) if task is not None]:
+            await asyncio.wait(under_way)
 
     @property
     def pid(self) -> int | None:
@@ -326,10 +344,28 @@ class HelperShare(Share):
     def __init__(self, helper: Helper) -> None:
         super().__init__(helper)
         self.helper = helper
+        helper.hold()
 
     async def ask(self, do: str, **question: Any) -> Any:
         """See `Helper.ask`."""
         return await self.helper.ask(do, **question)
+
+
+class HelperApart(HelperShare):
+    """A helper for looks beside a daemon, whose own helper has the home: with an empty one, which goes with
+    it, and what the catalogue is in the other. It must launch nothing."""
+
+    def __init__(self, settings: HelperSettings, clock: Clock) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="orchestrator-skypilot-")
+        home, kept = Path(self._home.name), Path(".sky") / "catalogs"
+        with contextlib.suppress(OSError, shutil.Error):  # then it is fetched
+            shutil.copytree(settings.home / kept, home / kept)
+        super().__init__(Helper(replace(settings, home=home), clock))
+
+    async def close(self) -> None:
+        """End it. Idempotent."""
+        await super().close()
+        self._home.cleanup()
 
 
 def environment(settings: HelperSettings, ours: Mapping[str, str]) -> dict[str, str]:
@@ -350,6 +386,17 @@ def environment(settings: HelperSettings, ours: Mapping[str, str]) -> dict[str, 
         "PYTHONUNBUFFERED": "1",
         **settings.environment,
     }
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Whoever waited for it has its error; nobody else misses it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _stdin(process: asyncio.subprocess.Process) -> asyncio.StreamWriter:

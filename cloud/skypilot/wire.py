@@ -2,13 +2,15 @@
 
 The daemon writes {"id": N, "do": WORD, ...}, the helper answers {"id": N, "ok": VALUE, "rss": BYTES} or
 {"id": N, "error": {"word": WORD, "text": TEXT}, "rss": BYTES}, in any order. Its first line is
-{"hello": VERSION, "rss": BYTES}. The words of errors are those of `cloud.errors`.
+{"hello": VERSION, "rss": BYTES}. The words of errors are those of `cloud.errors`. {"id": N, "do": "drop"}
+takes question N back, which is not begun any more and gets no answer then.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cloud import errors
@@ -23,6 +25,7 @@ LANES: Final[Mapping[str, str]] = {
     "engine": "engine",
     "look": "look",
     "prices": "look",
+    "account": "look",
     "terminate": "end",
     "forget": "end",
     "info": "alive",
@@ -30,6 +33,22 @@ LANES: Final[Mapping[str, str]] = {
 """Which threads of the helper do what: ends of machines wait for no launch, nor looks for either."""
 
 _BY_WORD: Final = {each.word: each for each in errors.EVERY}
+
+
+DROP: Final = "drop"
+"""What takes a question back."""
+
+HELLO: Final = 0
+"""The number of the first line; questions count from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A line of the helper: of which question, what it says, and the helper's memory in bytes."""
+
+    number: int
+    value: Any
+    memory: int
 
 
 def line(value: Mapping[str, Any]) -> bytes:
@@ -43,6 +62,19 @@ def message(data: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"not a message: {data[:80]!r}")
     return found
+
+
+def answer(data: bytes) -> Answer:
+    """A line of the helper; `Answer.value` is an error where it says one. Raises ValueError for no answer."""
+    found = message(data)
+    number, memory = HELLO if "hello" in found else found.get("id"), found.get("rss", 0)
+    value = found.get("ok", found.get("hello"))
+    if "error" in found:
+        said = found["error"]
+        value = error_of(said) if isinstance(said, dict) else None
+    if type(number) is not int or type(memory) is not int or ("error" in found and value is None):
+        raise ValueError(f"not an answer: {data[:80]!r}")
+    return Answer(number=number, value=value, memory=memory)
 
 
 def error_of(given: Mapping[str, Any]) -> errors.CloudError:

@@ -11,7 +11,7 @@ from cloud.skypilot.clouds import CLOUDS
 from cloud.skypilot.instances import SkyInstances
 from cloud.skypilot.offerings import SkyOfferings
 from cloud.skypilot.places import SkyRegion, sky_config
-from cloud.skypilot.process import HelperSettings, HelperShare, shared
+from cloud.skypilot.process import HelperApart, HelperSettings, HelperShare, shared
 from cloud.skypilot.start import start_script
 from cloud.tombstones import Tombstones
 from orchestrator.config.checks.engine import gpus_of
@@ -39,29 +39,31 @@ def connect_skypilot(config: Config, clock: Clock, _owned: Callable[[str], bool]
 
 
 def prices_of_skypilot(config: Config, clock: Clock, _patience: float) -> Offerings:
-    """What SkyPilot's catalogue has of the configured places."""
+    """What SkyPilot's catalogue has of the configured places. A daemon may run meanwhile."""
     places = regions_of(config, clock)
-    return SkyOfferings(helper_of(config, clock, places), places, clock=clock)
+    return SkyOfferings(HelperApart(settings_of(config, places), clock), places, clock=clock)
 
 
 def helper_of(config: Config, clock: Clock, places: list[SkyRegion]) -> HelperShare:
     """A share in the pool's helper."""
+    name = config.pool.cloud.skypilot.home.name
+    return shared(settings_of(config, places), clock, helper_changed(name))
+
+
+def settings_of(config: Config, places: list[SkyRegion]) -> HelperSettings:
+    """How the pool's helper is started."""
     table = config.pool.cloud.skypilot
     own = {"AWS_ENDPOINT_URL": table.endpoint, **_REAL} if table.endpoint else {}
     regions = {place.region: place for place in places}
-    return shared(
-        HelperSettings(
-            python=table.python,
-            home=table.home,
-            regions=tuple(regions),
-            user_id=table.user_of(config.pool_name),
-            config=sky_config(table.cloud, regions),
-            credentials=table.credentials,
-            environment=own,
-            most_memory=table.most_memory,
-        ),
-        clock,
-        helper_changed(table.home.name),
+    return HelperSettings(
+        python=table.python,
+        home=table.home,
+        regions=tuple(regions),
+        user_id=table.user_of(config.pool_name),
+        config=sky_config(table.cloud, regions),
+        credentials=table.credentials,
+        environment=own,
+        most_memory=table.most_memory,
     )
 
 

@@ -4,7 +4,8 @@
 
 It is what `cloud.skypilot.process` starts in tests, as an entry of `HelperSettings`. The cloud outlives it,
 as a cloud does: machines, faults that are due and calls that arrived are in HOME/cloud.db, which
-`PlayedCloud` opens too.
+`PlayedCloud` opens too. Variables: PLAYED_CLOUD is another directory for that file, PLAYED_VERSION the
+version that it says, PLAYED_IMPORT the seconds that its start takes.
 """
 
 import contextlib
@@ -76,17 +77,19 @@ class PlayedCloud:
 class PlayedMachines:
     """What the lines of the wire ask for, on the played cloud. The methods are those of `SkyMachines`."""
 
-    version = "played"
+    version = os.environ.get("PLAYED_VERSION", "played")
 
     def __init__(self) -> None:
         self._of_thread = threading.local()
         self._db.executescript(f"pragma journal_mode=wal;{_TABLES}")
+        self._db.execute("insert into asked(do) values('begin')")
+        time.sleep(float(os.environ.get("PLAYED_IMPORT", "0")))
 
     @property
     def _db(self):
         """A connection of this thread: transactions of two threads on one would mix."""
         if not hasattr(self._of_thread, "db"):
-            path = Path.home() / "cloud.db"
+            path = Path(os.environ.get("PLAYED_CLOUD", Path.home())) / "cloud.db"
             self._of_thread.db = sqlite3.connect(path, isolation_level=None, timeout=30)
         return self._of_thread.db
 
@@ -131,6 +134,10 @@ class PlayedMachines:
     def engine(self, what, script):
         with self._asked("engine", what):
             (Path.home() / f"engine-{what['cluster']}.sh").write_text(script)
+
+    def account(self, cloud):
+        with self._asked("account", {"token": cloud}):
+            return "user/played [account=1]"
 
     def forget(self, cluster):
         self._db.execute("insert into asked(do, token) values('forget', ?)", (cluster,))

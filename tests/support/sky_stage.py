@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,16 @@ def played_settings(home: Path, **changes: Any) -> HelperSettings:
         "entry": (str(PLAYED),),
     }
     return HelperSettings(**{**given, **changes})
+
+
+def played_python(directory: Path, **variables: str) -> Path:
+    """What `cloud.skypilot.python` may name for a played helper, with these variables."""
+    made = directory / "played-python"
+    given = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    # Its words are -I, the helper's entry and the home.
+    made.write_text(f'#!/bin/sh\nexec env {given} {sys.executable} {PLAYED} "$3"\n')
+    made.chmod(0o755)
+    return made
 
 
 def region(**changes: Any) -> SkyRegion:

@@ -149,6 +149,16 @@ class SkyMachines:
                     found.append([zone, kind, float(price) if price == price and price > 0 else None])
         return found
 
+    def account(self, cloud: str) -> str:
+        """Who the credentials are of, where the cloud says that. Raises Said where it takes none."""
+        found = registry.CLOUD_REGISTRY.from_str(cloud)
+        if cloud == "aws":  # its own check wants a command line tool as well, which nothing here needs
+            return str(found.get_active_user_identity_str() or "")
+        good, why = found.check_credentials(clouds.CloudCapability.COMPUTE)
+        if not good:
+            raise Said("denied", " ".join(str(why).split()))
+        return ""
+
     # -- one machine -------------------------------------------------------------------------------
 
     def _config(self, what: What, *, anew: bool = False) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import fcntl
 import gc
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Final
 from cloud.skypilot import wire
 from cloud.skypilot.helper.refusals import judged, links
 
-THREADS: Final = {"change": 4, "look": 3, "end": 2, "engine": 1, "alive": 1}
+THREADS: Final = {"change": 4, "look": 3, "end": 2, "engine": 3, "alive": 1}
 """Threads of each lane. They live as long as the process: SkyPilot keeps a session of each cloud's library
 for every thread, tens of megabytes each, and never lets one go."""
 
@@ -29,7 +30,11 @@ def serve(home: Path, questions: BinaryIO, answers: BinaryIO, make: Callable[[],
     the word of the question.
     """
     lock = os.open(home / "helper.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another helper has {home}, and its end is waited for", file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     machines = make()
     gc.collect()
     gc.freeze()
@@ -40,22 +45,36 @@ def serve(home: Path, questions: BinaryIO, answers: BinaryIO, make: Callable[[],
             _write(answers, wire.line({**value, "rss": resident()}))
 
     lanes: dict[str, queue.SimpleQueue[dict[str, Any]]] = {name: queue.SimpleQueue() for name in THREADS}
+    open_questions: set[int] = set()  # not begun, and not taken back
     for name, number in THREADS.items():
         for _ in range(number):
-            threading.Thread(target=_work, args=(machines, lanes[name], say), daemon=True).start()
+            threading.Thread(
+                target=_work, args=(machines, lanes[name], open_questions, say), daemon=True
+            ).start()
     say({"hello": machines.version})
     while data := questions.readline(wire.LONGEST):
         question = wire.message(data)
-        lanes[wire.LANES[question["do"]]].put(question)
+        if question["do"] == wire.DROP:
+            open_questions.discard(question["id"])
+        else:
+            open_questions.add(question["id"])
+            lanes[wire.LANES[question["do"]]].put(question)
     os._exit(0)  # threads in the middle of a call are not waited for
 
 
 def _work(
-    machines: Any, jobs: queue.SimpleQueue[dict[str, Any]], say: Callable[[dict[str, Any]], None]
+    machines: Any,
+    jobs: queue.SimpleQueue[dict[str, Any]],
+    open_questions: set[int],
+    say: Callable[[dict[str, Any]], None],
 ) -> None:
     while True:
         question = jobs.get()
         number, do = question.pop("id"), question.pop("do")
+        try:
+            open_questions.remove(number)
+        except KeyError:
+            continue  # taken back
         try:
             say({"id": number, "ok": getattr(machines, do)(**question)})
         except Exception as error:

@@ -57,6 +57,92 @@ async def test_one_that_is_only_slow_is_left_alone(stage, monkeypatch):
     assert (helper.pid, helper.state.ends) == (slow, 0)
 
 
+async def test_a_start_that_takes_longer_than_a_call_may_goes_on_for_the_next(stage):
+    helper = stage.daemon(settings=played_settings(stage.home, environment={"PLAYED_IMPORT": "1.5"})).helper
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await helper.ask("info")
+    async with asyncio.timeout(60):
+        assert (await helper.ask("info"))["pid"] == helper.pid
+    assert (stage.cloud.asked("begin"), helper.state.ends) == (1, 0)
+
+
+async def test_one_that_is_frozen_in_its_start_is_ended_and_counted(stage, monkeypatch):
+    monkeypatch.setattr(process, "_START_SECONDS", 0.3)
+    helper = stage.daemon(settings=played_settings(stage.home, environment={"PLAYED_IMPORT": "60"})).helper
+    for ends in (1, 2):
+        with pytest.raises(CloudError, match="did not start"):
+            await helper.ask("info")
+        assert (helper.state.ends, helper.pid) == (ends, None)
+    assert 0.0 < helper.pause() <= 1.0
+
+
+async def test_a_close_in_the_middle_of_a_start_leaves_nothing(stage):
+    helper = stage.daemon(settings=played_settings(stage.home, environment={"PLAYED_IMPORT": "60"})).helper
+    waiting = asyncio.ensure_future(helper.ask("info"))
+    await stage.until(lambda: stage.cloud.asked("begin") == 1)
+    pid = helper.pid
+    async with asyncio.timeout(10):
+        await helper.close()
+    with pytest.raises(CloudError):
+        await waiting
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done_unless_it_was_begun(stage):
+    helper = stage.daemon().helper
+    await helper.ask("info")
+    stage.cloud.fault("terminate", "hold", seconds=1.0, times=2)
+    held = [asyncio.ensure_future(helper.ask("terminate", what=WHAT)) for _ in range(2)]
+    await stage.until(lambda: stage.cloud.asked("terminate") == 2)
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await helper.ask("terminate", what=WHAT)
+    await helper.ask("terminate", what=WHAT)
+    await asyncio.gather(*held)
+    assert stage.cloud.asked("terminate") == 3
+
+
+SAYS = "import json, sys; say = lambda **v: print(json.dumps(v), flush=True); say(hello='x', rss=1)\n"
+
+
+def speaking(home, program):
+    """A helper that answers as the program does, for each question with its number `n`."""
+    loop = f"for line in sys.stdin:\n    n = json.loads(line)['id']\n    {program}\n"
+    return played_settings(home, entry=("-c", SAYS + loop))
+
+
+async def test_an_answer_that_comes_twice_or_for_nobody_is_passed_over(stage):
+    program = "say(id=n + 1, ok='early'); say(id=n, ok=n); say(id=n, ok='again'); say(id=n - 1, ok='late')"
+    helper = stage.daemon(settings=speaking(stage.home, program)).helper
+    assert [await helper.ask("info") for _ in range(4)] == [1, 2, 3, 4]
+    assert helper.state.ends == 0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "say(ok=1)",
+        "say(id=None, ok=1)",
+        "say(id=n, ok=1, rss='much')",
+        "say(id=n, error=5)",
+        "say(id=n, error=None)",
+        "print('[]', flush=True)",
+        "sys.stdout.buffer.write(b'\\xff\\n'); sys.stdout.flush()",
+        "print('x' * 2000000, flush=True)",
+    ],
+)
+async def test_what_is_no_answer_in_between_ends_it_and_leaves_the_outcome_open(stage, program):
+    helper = stage.daemon(settings=speaking(stage.home, program)).helper
+    async with asyncio.timeout(30):
+        with pytest.raises(Uncertain):
+            await helper.ask("info")
+    assert (helper.state.up, helper.state.ends) == (False, 1)
+
+
 async def test_everybody_who_waits_is_told_of_its_end(stage):
     helper = stage.daemon().helper
     await helper.ask("info")
