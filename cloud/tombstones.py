@@ -8,7 +8,8 @@ loses its power, finds the token again.
 A file of lines, each with its digest. Only whole lines count: what a crash left of a last line is cut off by
 the next writer. A damaged line is passed over and counted; it hides one step of one token, and the provider
 is asked for the name before any launch. Several processes may use one file: each line is written under a
-lock, after what others wrote was read. Lines older than `KEPT` go when the file is written anew.
+lock, after what others wrote was read. A file that is removed or emptied under a process
+is written anew by it. Lines older than `KEPT` go when the file is written anew.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What is known of one token. `attempt` counts from 0 how often it was asked after a refusal; `at` is
-    when the last step was written, `first` when the first was."""
+    """What is known of one token. `attempt` counts from 0 how often it was asked anew; `at` is when the last
+    step was written, `first` when the first of this attempt was."""
 
     token: str
     name: str
@@ -124,7 +125,7 @@ class Tombstones:
             if known is not None and known.stage is not Stage.REFUSED:
                 return known
             if known is not None:
-                entry = replace(known, stage=Stage.ASKED, attempt=known.attempt + 1, at=now)
+                entry = _again(known, now)
             else:
                 entry = Entry(
                     token=request.token,
@@ -138,6 +139,17 @@ class Tombstones:
                     first=now,
                     at=now,
                 )
+            self._write(entry)
+            return entry
+
+    def ask_again(self, token: str) -> Entry:
+        """Write down that the provider is about to be called anew for a token of unknown outcome.
+
+        For providers that may be called again once the last call would show. Raises Denied where it cannot be
+        written, KeyError for a token that nobody asked for.
+        """
+        with self._held():
+            entry = _again(self._entries[token], self._clock.now())
             self._write(entry)
             return entry
 
@@ -192,6 +204,9 @@ class Tombstones:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             found = os.fstat(handle)
+            if found.st_size == 0 and self._entries:
+                self._anew()
+                return
             if found.st_ino != self._inode or found.st_size < self._read_to:
                 self._entries, self._names, self._machines = {}, {}, {}
                 self._read_to, self.damaged = 0, 0
@@ -260,6 +275,10 @@ class Tombstones:
         self._entries, self._names = kept, {entry.name: token for token, entry in kept.items()}
         self._machines = {entry.machine: token for token, entry in kept.items() if entry.machine}
         self._read_to, self._inode, self.damaged = len(text), inode, 0
+
+
+def _again(known: Entry, now: float) -> Entry:
+    return replace(known, stage=Stage.ASKED, attempt=known.attempt + 1, first=now, at=now)
 
 
 def _may_follow(known: Entry, stage: Stage, machine: str) -> bool:

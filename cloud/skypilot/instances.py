@@ -179,6 +179,8 @@ class SkyInstances:
         made = entry.stage is Stage.MADE
         settled = self._clock.now() - entry.at >= self._settles
         may = not made and (not asked_before or place.row.token or settled)
+        if may and asked_before and not place.row.token:  # what comes of it is given its time as well
+            entry = await _DISK.run(lambda: self._ledger.ask_again(request.token))
         try:
             found = await self._helper.ask(
                 "launch", what=what(entry, place), may_launch=may, again=asked_before
@@ -195,9 +197,12 @@ class SkyInstances:
                 f"{place.cloud} was asked for {request.token} and shows no machine; whether one comes is "
                 f"known in {self._settles - (self._clock.now() - entry.at):.0f} s"
             )
-        if found["machine"]:
-            entry = await self._note(entry, Stage.MADE, found["machine"])
-        return await self._taken(entry, place, found)
+        try:
+            if found["machine"]:
+                entry = await self._note(entry, Stage.MADE, found["machine"])
+            return await self._taken(entry, place, found)
+        except CloudError as error:  # there may be a machine
+            raise Uncertain(str(error)) from error
 
     async def _listed(self, entry: Entry, place: SkyRegion, done: dict[str, _Look]) -> Instance | None:
         """One machine; None for a launch that made none, or none yet. `done` has the looks of this list."""
@@ -224,7 +229,7 @@ class SkyInstances:
         """Take up what the cloud says of one machine."""
         seen = self._of(entry)
         state = found["state"]
-        if state == "absent" and self._clock.now() - entry.first < _YOUNG and not seen.asked_to_end:
+        if state == "absent" and self._clock.now() - entry.at < _YOUNG and not seen.asked_to_end:
             state = "pending"
         if state in ("absent", "terminated"):
             ended = await self._note(entry, Stage.ENDED)

@@ -55,9 +55,32 @@ def test_a_token_is_asked_for_once_until_it_was_refused(ledger, clock):
     assert ledger.ask(request("a"), "n") == first
     ledger.note("a", Stage.REFUSED)
     second = ledger.ask(request("a"), "n")
-    assert (second.stage, second.attempt, second.first, second.at) == (Stage.ASKED, 1, 1000.0, 1005.0)
+    assert (second.stage, second.attempt, second.first, second.at) == (Stage.ASKED, 1, 1005.0, 1005.0)
     assert ledger.note("a", Stage.MADE, "77").machine == "77"
     assert ledger.ask(request("a"), "n").stage is Stage.MADE
+
+
+def test_a_token_of_unknown_outcome_is_asked_for_anew(ledger, clock):
+    ledger.ask(request("a"), "n")
+    clock.at += 60
+    second = ledger.ask_again("a")
+    assert (second.stage, second.attempt, second.first, second.at) == (Stage.ASKED, 1, 1060.0, 1060.0)
+    assert again(ledger, clock).find("a") == second
+    with pytest.raises(KeyError):
+        ledger.ask_again("never")
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied"])
+def test_a_file_that_is_lost_under_a_process_is_written_anew(ledger, clock, damage):
+    ledger.ask(request("a"), "n1")
+    made = ledger.note("a", Stage.MADE, "7")
+    if damage == "removed":
+        ledger._path.unlink()
+    else:
+        ledger._path.write_bytes(b"")
+    assert ledger.entries("llama") == (made,)
+    ledger.ask(request("b"), "n2")
+    assert {entry.token for entry in again(ledger, clock).entries("llama")} == {"a", "b"}
 
 
 @pytest.mark.parametrize(

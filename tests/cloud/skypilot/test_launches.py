@@ -16,6 +16,12 @@ from policies.model import Ending, InstanceState, Market
 
 pytestmark = pytest.mark.slow
 
+
+def full(*_):
+    """What a write to a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 GCP = {"cloud": "gcp", "network": "net"}  # its call takes no token of ours
 
 
@@ -78,10 +84,6 @@ async def test_without_a_ledger_the_cloud_is_still_asked_first(stage, asked):
 async def test_nothing_is_launched_without_the_ledger(stage, asked, monkeypatch):
     daemon = stage.daemon()
     await daemon.instances.list("pool", "us-east-1")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr("cloud.tombstones.os.pwrite", full)
     with pytest.raises(Denied, match="ledger"):
         await daemon.instances.launch(asked())
@@ -103,6 +105,67 @@ async def test_a_cloud_that_takes_no_token_is_asked_again_only_once_it_would_sho
     hand_clock.at += 1.0
     await daemon.instances.launch(asked())
     assert len(stage.cloud.machines()) == 1
+
+
+async def test_a_second_launch_of_unknown_outcome_is_given_its_time_as_well(stage, asked, hand_clock):
+    daemon = stage.daemon(clock=hand_clock, place=region(**GCP), settles=60.0)
+    for _ in range(3):
+        stage.cloud.fault("launch", "die-first")
+        with pytest.raises(Uncertain, match="ended with"):
+            await daemon.instances.launch(asked())
+        hand_clock.at += 59.0
+        with pytest.raises(Uncertain, match="shows no machine"):
+            await daemon.instances.launch(asked())
+        hand_clock.at += 61.0
+    assert (await daemon.instances.launch(asked())).id == "m-1"
+
+
+async def test_a_machine_of_a_token_that_was_refused_long_ago_is_young(stage, asked, hand_clock):
+    daemon = stage.daemon(clock=hand_clock)
+    stage.cloud.fault("launch", "refuse", "no-capacity")
+    with pytest.raises(InsufficientCapacity):
+        await daemon.instances.launch(asked())
+    hand_clock.at += 600.0
+    launched = await daemon.instances.launch(asked())
+    assert launched.launched_at == hand_clock.at
+    stage.cloud.take(launched.id)
+    stage.cloud.forget()  # as of a machine that it does not show yet
+    assert [i.state for i in await daemon.instances.list("pool", "us-east-1")] == [InstanceState.PENDING]
+
+
+async def test_a_disk_that_fills_while_a_machine_is_launched_leaves_the_outcome_open(
+    stage, asked, monkeypatch
+):
+    daemon = stage.daemon()
+    stage.cloud.fault("launch", "hold", seconds=0.5)
+    launching = asyncio.ensure_future(daemon.instances.launch(asked()))
+    await stage.until(lambda: stage.cloud.asked("launch") == 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("cloud.tombstones.os.pwrite", full)
+        with pytest.raises(Uncertain, match="ledger"):
+            await launching
+    assert (await daemon.instances.launch(asked())).id == "m-1"
+
+
+async def test_a_ledger_that_is_removed_under_a_daemon_loses_no_machine(stage, asked):
+    daemon = stage.daemon()
+    launched = await daemon.instances.launch(asked())
+    stage.file.unlink()
+    assert [i.id for i in await daemon.instances.list("pool", "us-east-1")] == [launched.id]
+    await daemon.close()
+    assert [i.id for i in await stage.daemon().instances.list("pool", "us-east-1")] == [launched.id]
+
+
+async def test_a_step_on_a_damaged_line_is_found_out_again(stage, asked):
+    first = stage.daemon()
+    launched = await first.instances.launch(asked())
+    await first.close()
+    lines = stage.file.read_bytes().splitlines(keepends=True)
+    stage.file.write_bytes(lines[0] + lines[1].replace(b"made", b"m\0de"))
+    second = stage.daemon()
+    assert [i.id for i in await second.instances.list("pool", "us-east-1")] == [launched.id]
+    await second.instances.terminate(launched.id)
+    assert [m["state"] for m in stage.cloud.machines()] == ["terminated"]
 
 
 async def test_a_refusal_is_none_of_what_was_made_before(stage, asked):
