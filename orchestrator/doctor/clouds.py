@@ -52,13 +52,19 @@ def _azure(config: Config, _file: str, clock: Clock) -> CloudDoctor:
     return AzureDoctor(config, clock)
 
 
+def _skypilot(config: Config, _file: str, clock: Clock) -> CloudDoctor:
+    from orchestrator.doctor.on_skypilot import SkyPilotDoctor
+
+    return SkyPilotDoctor(config, clock)
+
+
 LOOKS: Final[Mapping[CloudName, CloudLooks | None]] = MappingProxyType(
     {
         "local": None,
         "gcp": CloudLooks(groups=("gcp",), doctor=_gcp),
         "azure": CloudLooks(groups=("azure",), doctor=_azure),
         "aws": CloudLooks(groups=("aws", "money", "notices", "launch", "balancer"), doctor=_aws),
-        "skypilot": None,
+        "skypilot": CloudLooks(groups=("skypilot",), doctor=_skypilot),
     }
 )
 """By kind; None where there is nobody to ask."""

@@ -32,12 +32,14 @@ Findings = Sequence[Finding]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One look. `needs` names a check, as "group/name", without which this one is of no use."""
+    """One look. `needs` names a check, as "group/name", without which this one is of no use; `longer`: the
+    seconds that it may take beyond what every check may."""
 
     group: str
     name: str
     look: Callable[[], Awaitable[Findings]]
     needs: str = ""
+    longer: float = 0.0
 
     @property
     def title(self) -> str:
@@ -74,6 +76,7 @@ CheckGroup = Literal[
     "launch",
     "balancer",
     "gcp",
+    "skypilot",
     "engine",
 ]
 """What a check belongs to."""

@@ -42,7 +42,7 @@ async def _result(
             text = f"{check.needs} failed" if needed.made else f"{check.needs} was not made"
             return Result(check=check, findings=(skipped(text),), seconds=0.0, made=False)
     begun = clock.now()
-    findings = await _looked(check, timeout)
+    findings = await _looked(check, timeout + check.longer)
     return Result(check=check, findings=tuple(findings), seconds=max(0.0, clock.now() - begun))
 
 
