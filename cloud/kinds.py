@@ -7,7 +7,7 @@ tables of the same keys in `orchestrator.wiring.clouds`, `orchestrator.config.ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
@@ -85,3 +85,13 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
     }
 )
 """Every kind, in the order in which they are shown."""
+
+
+def traits_of_all(each: Sequence[ProviderTraits]) -> ProviderTraits:
+    """What may be counted on wherever a machine is: what every one of these providers can do."""
+    return ProviderTraits(
+        stops=all(traits.stops for traits in each),
+        notice=min(traits.notice for traits in each),
+        lists_at_once=all(traits.lists_at_once for traits in each),
+        fills_gpus=all(traits.fills_gpus for traits in each),
+    )

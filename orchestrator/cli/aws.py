@@ -213,10 +213,11 @@ def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
 def _config(file: Path, pool: str | None) -> Config:
     """The configuration of a pool on AWS. Raises CommandError."""
     config = shared.read_config(file)
-    on_aws = [name for name, settings in config.pools.items() if settings.cloud.kind == "aws"]
+    on_aws = [name for name, settings in config.pools.items() if "aws" in settings.cloud.kinds]
     config = shared.one_pool(config, pool, on_aws)
-    if config.pool.cloud.kind != "aws":
+    if "aws" not in config.pool.cloud.kinds:
         raise CommandError(
-            f'{file}: the pool runs on {config.pool.cloud.kind}; write cloud.kind = "aws" first'
+            f"{file}: the pool runs on {' and '.join(config.pool.cloud.kinds)}; write cloud.kind = "
+            '"aws" first'
         )
-    return config
+    return config.on_cloud("aws")

@@ -45,7 +45,7 @@ def too_large(config: Config, clock: Clock) -> Iterator[Problem]:
     """Pools that bootstrap would refuse, since what sets up their nodes is larger than EC2 takes."""
     for name in config.pools:
         alone = config.only(name)
-        if alone.pool.cloud.kind == "aws":
+        if "aws" in alone.pool.cloud.kinds:
             try:
                 user_data(node_setup(alone, clock))
             except ValueError as error:

@@ -61,7 +61,7 @@ def local_cloud(
 def _of_cloud(file: Path, pool: str | None) -> Config:
     """The configuration of one pool of the local cloud that is meant. Raises CommandError."""
     config = shared.read_config(file)
-    local = [name for name, settings in config.pools.items() if settings.cloud.kind == "local"]
+    local = [name for name, settings in config.pools.items() if "local" in settings.cloud.kinds]
     if pool is None and len({config.pools[name].cloud.socket for name in local}) == 1:
         return config.only(local[0])
     return shared.one_pool(config, pool, local)

@@ -160,7 +160,7 @@ def _local_clouds(config: Config, market: Path | None) -> Iterator[tuple[LocalCl
     """The local clouds, each with the names of its pools."""
     places: dict[Path, list[str]] = {}
     for name, pool in config.pools.items():
-        if pool.cloud.kind == "local":
+        if "local" in pool.cloud.kinds:
             places.setdefault(pool.cloud.state_dir, []).append(name)
     if not places:
         return
@@ -288,7 +288,7 @@ def _routed(config: Config) -> tuple[list[RouteMeaningView], list[ProviderMeanin
 
 def _warnings(config: Config) -> list[Problem]:
     """Those of the file, and what bootstrap would refuse."""
-    if not any(pool.cloud.kind == "aws" for pool in config.pools.values()):
+    if not any("aws" in pool.cloud.kinds for pool in config.pools.values()):
         return list(config.warnings)
     from cloud.clock import SystemClock
     from orchestrator.cli.bootstrap import too_large

@@ -15,8 +15,10 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from cloud.kinds import CloudName
 from orchestrator.config.checks.advice import advice
 from orchestrator.config.checks.check import check
+from orchestrator.config.clouds import on_cloud
 from orchestrator.config.errors import ConfigError, Problem, Source, problems_of
 from orchestrator.config.gateways import with_gateways
 from orchestrator.config.tables.budget import BudgetConfig
@@ -71,6 +73,10 @@ class Config:
     def only(self, name: str) -> Config:
         """The same with this pool alone."""
         return replace(self, pools=MappingProxyType({name: self.pools[name]}))
+
+    def on_cloud(self, kind: CloudName) -> Config:
+        """The same with the only pool on one of its clouds alone; see `orchestrator.config.clouds`."""
+        return replace(self, pools=MappingProxyType({self.pool_name: on_cloud(self.pool, kind)}))
 
     @property
     def pool_name(self) -> str:

@@ -79,7 +79,7 @@ class _Pool:
     @property
     def regions(self) -> Set[str]:
         """Regions that it may run in, as its file names them."""
-        return frozenset(self.settings.cloud.table.prices())
+        return frozenset(self.settings.cloud.prices())
 
 
 def plan(

@@ -18,7 +18,7 @@ from policies.model_fit import check, over_all
 
 def present(pool: PoolConfig, past: Past) -> str:
     """The instance type that runs most, else the first one of the file; empty where none is known."""
-    return next(iter((*past.kinds, *pool.cloud.table.kinds(), *pool.units)), "")
+    return next(iter((*past.kinds, *pool.cloud.types(), *pool.units)), "")
 
 
 def alternatives(pool: PoolConfig, past: Past, prices: Mapping[str, float]) -> list[Alternative]:
@@ -29,7 +29,7 @@ def alternatives(pool: PoolConfig, past: Past, prices: Mapping[str, float]) -> l
         return []
     known = {**past.on_demand_kinds, **_stated(pool), **prices}
     found = [Alternative(name=here, share=1.0, gpus=_gpus(here), price=known.get(here), stated=True)]
-    own = dict.fromkeys((*pool.cloud.table.kinds(), *pool.units, *past.kinds))
+    own = dict.fromkeys((*pool.cloud.types(), *pool.units, *past.kinds))
     for kind in own:
         if kind != here and (kind in pool.units or here in pool.units):
             share = pool.units.get(kind, 1) / pool.units.get(here, 1)
@@ -37,7 +37,7 @@ def alternatives(pool: PoolConfig, past: Past, prices: Mapping[str, float]) -> l
                 Alternative(name=kind, share=share, gpus=_gpus(kind), price=known.get(kind), stated=True)
             )
     named = {each.name for each in found}
-    if pool.cloud.kind == "aws" and here in catalogue().types:
+    if "aws" in pool.cloud.kinds and here in catalogue().types:
         for name, share in _by_bandwidth(pool, catalogue().types[here], tuple(own)):
             if name not in named:
                 found.append(Alternative(name=name, share=share, gpus=_gpus(name), price=known.get(name)))
@@ -64,7 +64,7 @@ def _by_bandwidth(pool: PoolConfig, here: GpuType, own: tuple[str, ...]) -> Iter
 def _stated(pool: PoolConfig) -> dict[str, float]:
     """The lowest on-demand price that the file states for each type."""
     found: dict[str, float] = {}
-    for prices in pool.cloud.table.prices().values():
+    for prices in pool.cloud.prices().values():
         for kind, price in prices.items():
             found[kind] = min(price, found.get(kind, price))
     return found

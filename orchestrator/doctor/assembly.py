@@ -56,13 +56,17 @@ def _of_pool(
 ) -> tuple[list[Check], list[Callable[[], Awaitable[None]]]]:
     """The checks of the only pool of a configuration, and what is to be closed after them."""
     checks = PoolDoctor(config, clock, threads).checks()
-    kind = config.pool.cloud.kind
-    checks += [_skipped(group, f"the pool runs on {kind}") for group in groups_elsewhere(kind, only)]
-    looks = LOOKS[kind]
-    if looks is None:
-        return checks, []
-    cloud = looks.doctor(config, file, clock)
-    return [*checks, *cloud.checks()], [cloud.close]
+    kinds = config.pool.cloud.kinds
+    runs_on = f"the pool runs on {' and '.join(kinds)}"
+    checks += [_skipped(group, runs_on) for group in groups_elsewhere(kinds, only)]
+    closing: list[Callable[[], Awaitable[None]]] = []
+    for kind in kinds:
+        looks = LOOKS[kind]
+        if looks is not None:
+            cloud = looks.doctor(config.on_cloud(kind), file, clock)
+            checks += cloud.checks()
+            closing.append(cloud.close)
+    return checks, closing
 
 
 def _named(check: Check, pool: str) -> Check:

@@ -70,9 +70,9 @@ LOOKS: Final[Mapping[CloudName, CloudLooks | None]] = MappingProxyType(
 """By kind; None where there is nobody to ask."""
 
 
-def groups_elsewhere(kind: CloudName, only: Sequence[str]) -> list[CheckGroup]:
-    """The groups of other kinds that were asked for, and that are skipped for a pool of that kind."""
-    looks = LOOKS[kind]
-    own = frozenset(() if looks is None else looks.groups)
-    others = (group for each in LOOKS.values() for group in (() if each is None else each.groups))
-    return [group for group in dict.fromkeys(others) if group in only and group not in own]
+def groups_elsewhere(kinds: Sequence[CloudName], only: Sequence[str]) -> list[CheckGroup]:
+    """The groups of other kinds that were asked for, and that are skipped for a pool of these kinds."""
+    groups = {kind: () if looks is None else looks.groups for kind, looks in LOOKS.items()}
+    own = {group for kind in kinds for group in groups[kind]}
+    others = dict.fromkeys(group for each in groups.values() for group in each)
+    return [group for group in others if group in only and group not in own]

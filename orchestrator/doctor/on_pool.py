@@ -81,13 +81,13 @@ class PoolDoctor:
         cloud = self._settings.cloud
         if cloud.here:
             return {"local-feed": self._settings.starts.notice}
-        found = dict(cloud.table.sources(cloud.traits.notice))
+        found = dict(cloud.sources())
         if self._settings.agents.listen is not None:
             found["node-agent"] = cloud.traits.notice - _AGENT_POLLS
         return found
 
     def _zones(self) -> int:
-        return self._settings.cloud.table.zones()
+        return self._settings.cloud.zones()
 
     def _engine(self) -> Findings:
         return pool.engine(self._settings.engine, self._settings.cloud.here)
@@ -96,7 +96,7 @@ class PoolDoctor:
         """How what the pool uses is proved."""
         used: list[str] = [table.kind for table in self._settings.balancer]
         used += ["target-group"] if self._settings.cloud.target_group else []
-        return pool.proof(self._settings.cloud.row, used or ["gateway"], self._settings.engine.kind)
+        return pool.proof(self._settings.cloud.rows, used or ["gateway"], self._settings.engine.kind)
 
     def _break_even(self) -> Findings:
         """What the last week cost against the API, by what gateways and daemon counted."""

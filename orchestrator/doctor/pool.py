@@ -65,9 +65,9 @@ def engine(engine: EngineConfig, local: bool) -> Findings:
     return _started(engine.kind, engine.executable, local)
 
 
-def proof(cloud: CloudKind, balancers: Sequence[str], kind: Kind) -> Findings:
-    """How well what a pool uses is proved: its cloud, its balancers, its engine."""
-    used = {cloud.title: cloud.proved, **{name: BALANCERS[name] for name in balancers}}
+def proof(clouds: Sequence[CloudKind], balancers: Sequence[str], kind: Kind) -> Findings:
+    """How well what a pool uses is proved: its clouds, its balancers, its engine."""
+    used = {cloud.title: cloud.proved for cloud in clouds} | {name: BALANCERS[name] for name in balancers}
     engine = DIALECTS[kind]
     watch = "watch its first days closely, and report what differs"
     asks = f"ask one: orchestrator doctor --engine URL --kind {kind}"

@@ -14,7 +14,7 @@ async def granted(config: Config) -> list[Quota]:
     """Each quota that a pool's types count against, once, however many pools do. Raises CloudError."""
     found: dict[tuple[str, str], Quota] = {}
     for name, pool in config.pools.items():
-        if pool.cloud.kind != "aws":
+        if "aws" not in pool.cloud.kinds:
             continue
         for clients, place in clients_of(config.only(name)):
             for (market, code), kinds in quota_codes(place.instance_types).items():

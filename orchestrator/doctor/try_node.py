@@ -11,7 +11,7 @@ from cloud.ports import Clock
 from orchestrator.config.load import Config
 from orchestrator.doctor.short_lived import Passed, Said
 from orchestrator.doctor.trial import Trial
-from orchestrator.wiring.clouds import WIRING
+from orchestrator.wiring.many_clouds import by_hand_on_clouds
 from orchestrator.wiring.ports import Ports, connect, engine_with_key
 from policies.limits import Budget
 from policies.model import Instance, InstanceState, Market, Offering, Pool
@@ -80,7 +80,7 @@ async def try_one(config: Config, clock: Clock, offered: Offer, said: Said) -> S
             token=f"try-node/{secrets.token_hex(8)}",
             within=config.wanted.health.boot_timeout,
             said=said,
-            by_hand=WIRING[config.pool.cloud.kind].by_hand,
+            by_hand=by_hand_on_clouds(config),
         )
         return await trial.run()
     finally:

@@ -41,7 +41,8 @@ from orchestrator.config.checks.balancer import keep_alive
 from orchestrator.config.load import Config
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.wiring.balancers import balancers
-from orchestrator.wiring.clouds import WIRING, Closable
+from orchestrator.wiring.clouds import Closable
+from orchestrator.wiring.many_clouds import connect_clouds, identify_on_clouds
 from policies.model import Instance
 
 log = structlog.get_logger("wiring")
@@ -188,8 +189,8 @@ def connect(config: Config, clock: Clock) -> Ports:
     """
     pool, engine = config.pool, engine_with_key(config, clock)
     owned = Owned()
-    agents = _agents(config, clock, owned)
-    cloud = WIRING[pool.cloud.kind].connect(config, clock, owned)
+    cloud = connect_clouds(config, clock, owned)
+    agents = _agents(config, clock, owned, cloud.instances)
     gateway = _gateway(config, clock)
     return Ports(
         instances=cloud.instances,
@@ -208,14 +209,14 @@ def connect(config: Config, clock: Clock) -> Ports:
     )
 
 
-def _agents(config: Config, clock: Clock, owned: Owned) -> AgentReceiver | None:
+def _agents(config: Config, clock: Clock, owned: Owned, instances: Instances) -> AgentReceiver | None:
     """What takes the reports of nodes; None while its listener is off."""
     table = config.pool.agents
     if table.listen is None:
         return None
     secret = table.secret()
     agents = AgentReceiver(clock, secret=secret, owned=owned)
-    identify = WIRING[config.pool.cloud.kind].identify(config)
+    identify = identify_on_clouds(config, instances)
     if identify is not None:
         agents.keys = NodeKeys(clock, secret=secret, identify=identify, owned=owned)
     return agents

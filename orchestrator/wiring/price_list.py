@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from cloud.errors import CloudError, Misconfigured
+from cloud.errors import CloudError
 from cloud.ports import Clock, Offerings, Sold
 from orchestrator.config.load import Config
-from orchestrator.wiring.clouds import WIRING
+from orchestrator.wiring.many_clouds import prices_of_clouds
 from policies.model import Market, Offering
 
 _PATIENCE = 20.0  # s for one type of the price list: a person waits, not a turn of the loop
@@ -28,10 +28,7 @@ class Listed:
 async def listed(config: Config, clock: Clock) -> Listed:
     """Ask for the prices of every region, type and market that the pool may use. Raises CloudError where
     nobody bills for the pool's machines."""
-    prices = WIRING[config.pool.cloud.kind].prices
-    if prices is None:
-        raise Misconfigured(f"{config.pool.cloud.row.title} has no price list")
-    adapter = prices(config, clock, _PATIENCE)
+    adapter = prices_of_clouds(config, clock, _PATIENCE)
     try:
         parts = list(adapter.parts())
         answers = await asyncio.gather(*(_look(adapter, part) for part in parts))

@@ -28,8 +28,8 @@ def test_every_kind_has_a_row_in_every_table() -> None:
     for table in (KINDS, CHECKS, WIRING, LOOKS):
         assert set(table) == names
     for name in names - {"local"}:
-        assert isinstance(CloudConfig(kind=name).table, MachinesTable)
-        assert type(CloudConfig(kind=name).table) is not MachinesTable
+        assert isinstance(CloudConfig(kind=name).tables[0], MachinesTable)
+        assert type(CloudConfig(kind=name).tables[0]) is not MachinesTable
         assert WIRING[name].prices is not None
 
 
@@ -44,10 +44,10 @@ def test_everything_says_how_it_is_proved() -> None:
 
 
 def test_groups_of_other_clouds_are_shown_as_skipped_where_they_were_asked_for() -> None:
-    assert groups_elsewhere("local", []) == []
-    assert groups_elsewhere("local", ["launch"]) == ["launch"]
-    assert groups_elsewhere("local", ["host"]) == []
-    assert groups_elsewhere("aws", ["aws", "launch"]) == []
+    assert groups_elsewhere(["local"], []) == []
+    assert groups_elsewhere(["local"], ["launch"]) == ["launch"]
+    assert groups_elsewhere(["local"], ["host"]) == []
+    assert groups_elsewhere(["aws"], ["aws", "launch"]) == []
 
 
 POOL: dict[str, Any] = {
@@ -148,7 +148,7 @@ def test_what_it_cannot_do_is_refused(monkeypatch, pool, daemon, row, key, words
 )
 def test_what_it_can_do_is_not(monkeypatch, pool, daemon, row) -> None:
     config = built(monkeypatch, {"patience": {"stale_after": "10m"}, **pool}, daemon, **row)
-    assert config.pool.cloud.row.title == "Somewhere"
+    assert config.pool.cloud.title == "Somewhere"
 
 
 def test_the_adaptive_mix_counts_on_no_more_than_the_cloud_gives(monkeypatch) -> None:
@@ -165,7 +165,7 @@ def test_the_adaptive_mix_counts_on_no_more_than_the_cloud_gives(monkeypatch) ->
     ("notice", "words"),
     [
         (120.0, ""),
-        (30.0, "but an interruption notice gives 30s"),
+        (30.0, "but an interruption notice of Somewhere gives 30s"),
         (0.0, "takes spot machines without a notice"),
     ],
 )

@@ -162,7 +162,7 @@ def shared_on_aws(parsed: ConfigFile) -> Iterator[Found]:
     groups: dict[str, str] = {}
     queues: dict[str, str] = {}
     for name, pool in parsed.pool.items():
-        if pool.cloud.kind != "aws":
+        if "aws" not in pool.cloud.kinds:
             continue
         at, aws = ("pool", name, "cloud", "aws"), pool.cloud.aws
         first = groups.setdefault(aws.target_group, name) if aws.target_group else name

@@ -30,7 +30,7 @@ Found = tuple[tuple[str, ...], str]  # key path, sentence
 def keep_alive(pool: PoolConfig) -> float:
     """How long engines keep idle connections, in seconds: longer than their callers do."""
     usual = EngineSpec(model="", served_name="").keep_alive
-    if pool.cloud.kind != "aws":
+    if "aws" not in pool.cloud.kinds:
         return usual
     return max(usual, pool.cloud.aws.balancer_idle_timeout + AHEAD)
 
@@ -45,7 +45,7 @@ def balancer_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             f"{shown(written)} is not a whole number of seconds, and vLLM does not start with it; "
             f'write "{keep_alive(pool):.0f}" or leave it out',
         )
-    if pool.cloud.kind != "aws":
+    if "aws" not in pool.cloud.kinds:
         return
     idle = pool.cloud.aws.balancer_idle_timeout
     row = DIALECTS[pool.engine.kind]

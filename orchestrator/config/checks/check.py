@@ -32,6 +32,7 @@ from orchestrator.config.checks.engine import (
 from orchestrator.config.checks.engine_kinds import kind_errors, kind_warnings
 from orchestrator.config.checks.keys import key_errors, key_warnings
 from orchestrator.config.checks.listeners import listener_errors
+from orchestrator.config.checks.many_clouds import many_errors
 from orchestrator.config.checks.paths import directory_errors, socket_errors
 from orchestrator.config.checks.pools import budget_warnings, pools_errors
 from orchestrator.config.checks.providers import provider_errors, provider_warnings
@@ -39,6 +40,7 @@ from orchestrator.config.checks.routes import route_errors, route_warnings
 from orchestrator.config.checks.shared_gpus import shared_errors, shared_warnings
 from orchestrator.config.checks.tasks import task_errors
 from orchestrator.config.checks.traits import trait_errors, trait_warnings
+from orchestrator.config.clouds import each_cloud
 from orchestrator.config.errors import Found, Key, Problem, Source
 from orchestrator.config.gateways import place
 from orchestrator.config.sockets import reading_socket
@@ -172,7 +174,7 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
     if pool.engine.kind == "simulated" and pool.cloud.bills and not pool.engine.allow_simulated:
         yield (
             (*at, "engine", "kind"),
-            f"is simulated, and {pool.cloud.row.machines} are paid for: the engine would make its answers "
+            f"is simulated, and {pool.cloud.machines} are paid for: the engine would make its answers "
             'up; write kind = "vllm", or allow_simulated = true beside it where that is meant',
         )
     if pool.health.replace_after < pool.health.unhealthy_after:
@@ -203,8 +205,10 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
     if pool.health.boot_timeout <= 0:
         yield (*at, "health", "boot_timeout"), 'is 0, so no node could ever start; write "15m"'
     yield from balancer_errors(at, pool)
-    yield from trait_errors(at, pool, parsed.daemon)
-    yield from CHECKS[pool.cloud.kind].errors(at, pool)
+    yield from many_errors(at, pool)
+    for kind, alone in each_cloud(pool):
+        yield from trait_errors(at, alone, parsed.daemon)
+        yield from CHECKS[kind].errors(at, alone)
     for key, value in pool.gateway:
         if key in POSITIVE and key not in PROCESS_KEYS and not value > 0:
             yield _place(parsed, key, name), _NOTHING_PASSES
@@ -213,7 +217,6 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
 def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Found]:
     at = ("pool", name)
     wanted = pool.as_pool(name)
-    yield from trait_warnings(at, pool)
     if pool.gateway.continuation != "off" and not pool.gateway.drain_margin < pool.drain.budget:
         yield (
             (*at, "gateway", "drain_margin"),
@@ -252,7 +255,9 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             "so one slow answer replaces a node; write at least 30s",
         )
     yield from balancer_warnings(at, pool)
-    yield from CHECKS[pool.cloud.kind].warnings(at, pool)
+    for kind, alone in each_cloud(pool):
+        yield from trait_warnings(at, alone)
+        yield from CHECKS[kind].warnings(at, alone)
 
 
 def _file_errors(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> Iterator[Found]:

@@ -75,7 +75,7 @@ def container_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             )
         elif target in targets[:number]:
             yield (*there, "volumes"), f"{target} stands there twice; one place has one volume"
-    model = "" if pool.cloud.table.weights_aside() else pool.model
+    model = "" if pool.cloud.weights_aside() else pool.model
     if model.startswith("/") and not any(PurePosixPath(model).is_relative_to(one) for one in targets if one):
         yield (
             (*at, "model"),

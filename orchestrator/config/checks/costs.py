@@ -20,13 +20,13 @@ _ADVICE: Final = f'raise the cap to what the pool may cost, lower the floor, or 
 
 def stated_offerings(pool: PoolConfig) -> tuple[Offering, ...]:
     """What the file itself says that is sold on demand: empty unless it has a price for everything."""
-    prices = pool.cloud.table.prices()
-    wanted = [(region, kind) for region in prices for kind in pool.cloud.table.kinds()]
-    if not all(kind in prices[region] for region, kind in wanted):
-        return ()
-    return tuple(
-        _offering(pool.cloud.kind, region, "", kind, prices[region][kind]) for region, kind in wanted
-    )
+    found: list[Offering] = []
+    for provider, table in zip(pool.cloud.kinds, pool.cloud.tables, strict=True):
+        for region, prices in table.prices().items():
+            if not prices.keys() >= set(table.kinds()):
+                return ()
+            found += (_offering(provider, region, "", kind, prices[kind]) for kind in table.kinds())
+    return tuple(found)
 
 
 def local_offerings(cloud: LocalCloudConfig) -> tuple[Offering, ...]:

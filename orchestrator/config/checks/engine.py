@@ -88,9 +88,9 @@ def type_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         for flag in _OF_ALL:
             if has_flag(own.args, flag):
                 yield (*there, "args"), f"{flag} must be the same on all nodes; write it into engine.args"
-        types = pool.cloud.table.kinds()
+        types = pool.cloud.types()
         if types and kind not in types:
-            where = f"cloud.{pool.cloud.kind}.instance_types"
+            where = " or ".join(f"cloud.{name}.instance_types" for name in pool.cloud.kinds)
             yield there, f"is none of {where}; correct the name, or add it there"
 
 

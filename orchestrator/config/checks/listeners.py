@@ -135,7 +135,7 @@ def _paths(daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools) -> I
     for name, pool in pools.items():
         if takes_requests(pool):
             yield at("targets_file", name), pool.gateway.targets_file
-        if pool.cloud.kind == "local":
+        if "local" in pool.cloud.kinds:
             clouds.setdefault(pool.cloud.socket, ("pool", name, "cloud", "socket"))
     # one local cloud may serve several pools
     yield from ((key, socket) for socket, key in clouds.items())

@@ -19,7 +19,7 @@ def local_among(parsed: ConfigFile) -> Iterator[Found]:
     """One local cloud serves all pools that name it; its directory and its socket go together."""
     seen: dict[object, tuple[str, tuple[object, object]]] = {}
     for name, pool in parsed.pool.items():
-        if pool.cloud.kind != "local":
+        if "local" not in pool.cloud.kinds:
             continue
         place = (pool.cloud.state_dir, pool.cloud.socket)
         for key, value in zip(("state_dir", "socket"), place, strict=True):

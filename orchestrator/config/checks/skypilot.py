@@ -98,7 +98,7 @@ def sky_among(parsed: ConfigFile) -> Iterator[Found]:
     """One helper serves all pools with its home; they say the same of what belongs to it."""
     seen: dict[object, tuple[str, dict[str, object]]] = {}
     for name, pool in parsed.pool.items():
-        if pool.cloud.kind != "skypilot":
+        if "skypilot" not in pool.cloud.kinds:
             continue
         table = pool.cloud.skypilot
         own: dict[str, object] = {

@@ -18,8 +18,8 @@ _SHORTEST_CALL: Final = 30.0
 
 
 def trait_errors(at: Key, pool: PoolConfig, daemon: DaemonConfig) -> Iterator[Found]:
-    """What is asked of a provider that it cannot do. `at` is the path of the pool."""
-    row, traits = pool.cloud.row, pool.cloud.traits
+    """What is asked of a provider that it cannot do. `at` is the path of the pool, which has one cloud."""
+    (row,), traits = pool.cloud.rows, pool.cloud.traits
     if pool.standby.stopped and not traits.stops:
         yield (
             (*at, "standby", "stopped"),
@@ -55,17 +55,18 @@ def trait_errors(at: Key, pool: PoolConfig, daemon: DaemonConfig) -> Iterator[Fo
 
 
 def trait_warnings(at: Key, pool: PoolConfig) -> Iterator[Found]:
-    """Drains for which the provider's notice is too short."""
+    """Drains for which the provider's notice is too short, for a pool of one cloud."""
     notice, drain_time = pool.cloud.traits.notice, pool.drain.budget + pool.drain.margin
     if not notice:
         yield (
             (*at, "drain", "budget"),
-            f"{pool.cloud.row.title} takes spot machines without a notice: requests on them are cut, and "
+            f"{pool.cloud.title} takes spot machines without a notice: requests on them are cut, and "
             "only what the gateway sends again or continues elsewhere is whole",
         )
     elif drain_time > notice:
         yield (
             (*at, "drain", "budget"),
-            f"budget and margin need {format_duration(drain_time)}, but an interruption notice gives "
-            f"{format_duration(notice)}; drains will be cut short, so lower one of them",
+            f"budget and margin need {format_duration(drain_time)}, but an interruption notice of "
+            f"{pool.cloud.title} gives {format_duration(notice)}; drains will be cut short, so lower one of "
+            "them",
         )

@@ -49,6 +49,7 @@ from cloud.local.instances import LocalInstances
 from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.local.server import run_local_cloud
+from cloud.many import ManyInstances, ManyOfferings
 from cloud.ports import EngineCommand, LaunchRequest
 from cloud.tombstones import Tombstones
 from policies.model import Confidence, Instance, Market, Offering
@@ -343,11 +344,15 @@ class GcpWorld(World):
 
     chooses_notice = False
 
-    def __init__(self, stand_in: GcpStandIn, directory: Path) -> None:
+    def __init__(self, stand_in: GcpStandIn, directory: Path, region: str = "us-central1") -> None:
         self.clock = SystemClock()
         self._stand_in = stand_in
-        place = GcpRegion(region="us-central1", zones=stand_in.zones, subnetwork="nodes")
         kinds = ("g2-standard-4", "g2-standard-24")
+        place = GcpRegion(region=region, zones=stand_in.zones, subnetwork="nodes")
+        if region != "us-central1":  # the stand-in's catalogue has no other
+            place = replace(
+                place, on_demand_prices=dict.fromkeys(kinds, 3.0), spot_prices=dict.fromkeys(kinds, 1.0)
+            )
         made = GcpMachines(instance_types=kinds, engine_port=8000, image="projects/i/global/images/family/f")
         ledger = Tombstones(directory / "gcp.ledger", self.clock)
         self.instances = GcpInstances(
@@ -446,11 +451,56 @@ class SkyWorld(World):
         self._cloud.take(node)
 
 
-@pytest.fixture(params=["local", "aws", "azure", "gcp", "skypilot"])
+class ManyWorld(World):
+    """Two providers as one. What the suites do happens at the first; the second has its own machine."""
+
+    sources = ()
+
+    def __init__(self, first: GcpWorld, second: GcpWorld) -> None:
+        self.clock, self._first, self._second = first.clock, first, second
+        self.instances = ManyInstances({"first": first.instances, "second": second.instances})
+        self.offerings = ManyOfferings({"first": first.offerings, "second": second.offerings})
+
+    async def open(self) -> None:
+        command = EngineCommand(argv=("sleep", "600"))
+        sold = (await self._second.sold())[0]
+        request = LaunchRequest(token="t-0", pool="others", placement=sold.placement, command=command)
+        await self.instances.launch(request)
+
+    async def close(self) -> None:
+        await self.instances.close()
+        await self.offerings.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """What happens to a provider happens to the first."""
+        return getattr(self._first, name)
+
+    async def launch_writing(self, text: str) -> Instance:
+        return await self._first.launch_writing(text)
+
+
+@asynccontextmanager
+async def _many_world(gcp: GcpWorld, tmp_path: Path) -> AsyncIterator[ManyWorld]:
+    stand_in = GcpStandIn(zones=("europe-west4-a",))
+    await stand_in.open()
+    second = GcpWorld(stand_in, tmp_path / "second", region="europe-west4")
+    world = ManyWorld(gcp, second)
+    await world.open()
+    yield world
+    await world.close()
+    await second.close()
+    await stand_in.close()
+
+
+@pytest.fixture(params=["local", "aws", "azure", "gcp", "skypilot", "many"])
 async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path, gcp: GcpWorld) -> AsyncIterator[World]:
     """A running provider with everything that the contracts of machines and offerings need."""
     if request.param == "gcp":
         yield gcp
+        return
+    if request.param == "many":
+        async with _many_world(gcp, tmp_path) as many:
+            yield many
         return
     if request.param == "azure":
         stand_in = request.getfixturevalue("azure_process")

@@ -124,8 +124,8 @@ def test_what_becomes_of_the_tables() -> None:
     assert made.setup is not None
     assert machines_of(built({"start_engine": False})).setup is None
     assert ledger_of(config).name == "llama.ledger"
-    assert config.pool.cloud.table.zones() == 3
-    assert config.pool.cloud.table.sources(120.0) == {"gcp-operations": 25.0}
+    assert config.pool.cloud.zones() == 3
+    assert config.pool.cloud.sources() == {"gcp-operations": 25.0}
 
 
 async def test_the_ports_of_a_pool() -> None:

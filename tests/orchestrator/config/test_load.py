@@ -342,7 +342,7 @@ def test_socket_path_too_long_for_the_kernel(tmp_path: Path) -> None:
 
 def test_two_local_clouds_share_all_or_nothing_whatever_stands_between_them() -> None:
     def pool(kind: str, **cloud: str) -> Any:
-        return SimpleNamespace(cloud=SimpleNamespace(kind=kind, **cloud))
+        return SimpleNamespace(cloud=SimpleNamespace(kinds=(kind,), **cloud))
 
     pools = {
         "a": pool("local", state_dir="here", socket="one"),

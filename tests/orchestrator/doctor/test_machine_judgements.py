@@ -318,7 +318,7 @@ def test_containers(monkeypatch, tmp_path, program, local, state_, text):
 
 
 def test_an_engine_that_was_only_read_about_is_named():
-    cloud, balancer, engine = pool.proof(KINDS["local"], ["gateway"], "tgi")
+    cloud, balancer, engine = pool.proof([KINDS["local"]], ["gateway"], "tgi")
     judged([cloud], OK, "program")
     judged([balancer], OK, "program")
     judged([engine], WARN, "was not run against the real one (Text Generation Inference")
