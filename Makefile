@@ -19,7 +19,7 @@ MUTANTS_ARGS ?=
 SKYPILOT_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-skypilot skypilot-run skypilot-env test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-clouds demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-skypilot skypilot-run skypilot-env test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ demo-aws: $(STAMP) ## Play a pool on EC2 for a minute, against a stand-in for AW
 
 first-day: $(STAMP) ## Type the page of the first day on AWS, against a stand-in for AWS (some minutes)
 	@$(BIN)/python tools/first_day.py $(DEMO_ARGS)
+
+demo-clouds: $(STAMP) ## Lose one of two clouds, on stand-ins for AWS and Azure (DEMO_ARGS="--nodes 8")
+	@$(BIN)/python tools/demo_clouds.py $(DEMO_ARGS)
 
 demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)

@@ -261,6 +261,7 @@ def _node(node: Node, world: World, target: str | None, memory: Memory) -> views
     return views.NodeView(
         id=node.id,
         market=str(node.placement.market),
+        provider=node.placement.provider,
         zone=node.placement.zone,
         instance_type=node.placement.instance_type,
         units=node.units,

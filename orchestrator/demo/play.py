@@ -7,7 +7,7 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 import aiohttp
@@ -140,10 +140,12 @@ async def under_load(
     provider: Provider,
     taking: Taking,
     loss: PoolLoss | None = None,
+    owed: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Send the load while nodes are taken, show the status, and sum up. Raises ProcessError.
 
-    It lasts until a pool that was lost is back. The signals that end a program end it before.
+    It lasts until what was lost is back: a whole pool, or what `owed` says. The signals that end a program
+    end it before.
     """
     talk(options, f"All nodes serve at {scene.url}. The market plays for {options.duration:.0f} s.")
     loads = _loads(options, scene, clock)
@@ -156,10 +158,10 @@ async def under_load(
     with _Screen(options) as screen:
         while not stop.is_set():
             elapsed = clock.now() - began
-            if elapsed >= options.duration and (loss is None or not loss.owed):
+            if elapsed >= options.duration and not owed() and (loss is None or not loss.owed):
                 break
             if elapsed >= options.duration + scene.start_timeout:
-                raise ProcessError(f"the pool {scene.small} did not come back after it was lost")
+                raise ProcessError("what was lost did not come back")
             for process in running:
                 process.check()
             view = await _status(client)

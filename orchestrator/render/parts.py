@@ -143,10 +143,16 @@ def _continues(node: NodeView) -> str:
     return "-" if said is None else said["way"]
 
 
+def _cloud(node: NodeView) -> str:
+    """Whose machine it is; a daemon of an older version does not say."""
+    return node.get("provider", "-")
+
+
 _COLUMNS: Final = (
     _Column("POOL", lambda node: node.get("pool", "-")),
     _Column("NODE", lambda node: node["id"], style=lambda node: "bold" if urgency(node)[0] < 3 else ""),
     _Column("MARKET", lambda node: node["market"]),
+    _Column("CLOUD", _cloud),
     _Column("ZONE", lambda node: node["zone"], rank=2),
     _Column("TYPE", lambda node: node["instance_type"], rank=3),
     _Column("UNITS", lambda node: str(node["units"]), rank=4, right=True),
@@ -245,6 +251,7 @@ def _columns_that_fit(items: Sequence[NodeView], look: Look) -> list[_Column]:
     alike = all(node["units"] == 1 for node in items)
     unsaid = {"UNITS"} if alike else set()
     unsaid |= set() if any("pool" in node for node in items) else {"POOL"}
+    unsaid |= set() if len(set(map(_cloud, items))) > 1 else {"CLOUD"}
     columns = [column for column in _COLUMNS if column.header not in unsaid]
     if look.wide:
         return columns
@@ -270,7 +277,8 @@ def node_card(node: NodeView) -> list[RenderableType]:
     )
     units = f", {node['units']} units" if node["units"] > 1 else ""
     cost = "price not known" if node["price"] is None else f"{money(node['price'])}/h"
-    what = f"{node['market']} {node['instance_type']} in {node['zone']}, {cost}{units}"
+    on = f" on {node['provider']}" if "provider" in node else ""
+    what = f"{node['market']} {node['instance_type']} in {node['zone']}{on}, {cost}{units}"
     rows = (
         ("what", what),
         ("why", node["why"]),

@@ -104,6 +104,7 @@ class NodeView(TypedDict):
 
     id: str
     market: Annotated[str, "spot or on-demand"]
+    provider: Annotated[str, "the cloud whose machine it is: aws, gcp, azure, skypilot, local"]
     zone: str
     instance_type: str
     units: Annotated[int, "serving units that it counts for when ready"]

@@ -39,6 +39,7 @@ def make_node(number: int, **changes: Any) -> dict[str, Any]:
     return {
         "id": f"i-{number:04x}",
         "market": "spot",
+        "provider": "aws",
         "zone": f"us-east-1{zone}",
         "instance_type": "p5.48xlarge",
         "units": 1,

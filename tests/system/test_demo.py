@@ -47,6 +47,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 LOCAL = ("-m", "orchestrator", "demo")
 AWS = (str(Path(__file__).parents[2] / "tools" / "demo_aws.py"),)
+CLOUDS = (str(Path(__file__).parents[2] / "tools" / "demo_clouds.py"),)
 
 
 @pytest.fixture
@@ -121,6 +122,24 @@ def test_a_short_demo_on_a_stand_in_for_aws_keeps_its_promises(demo: Start) -> N
     assert summary["requests"] == summary["answered"] > 50
     assert summary["preemptions_with_notice"] >= 2
     assert summary["min_on_demand"] >= summary["on_demand_floor"] == 2
+    assert summary["spot_at_end"] == summary["spot_wanted"] == 2
+
+
+def test_a_pool_on_two_clouds_loses_one_of_them_and_no_request(demo: Start) -> None:
+    pytest.importorskip("azure.mgmt.compute", reason="the extra [azure] is not installed")
+    options = ("--duration", "8", "--nodes", "4", "--rate", "6", "--quiet", "-o", "json")
+    process = demo(*options, program=CLOUDS)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    summary: dict[str, Any] = json.loads(out)
+    assert set(summary) >= PROMISED
+    assert (summary["failed"], summary["leaked_nodes"]) == (0, 0)
+    assert (
+        summary["streams_cut"] == summary["cut_with_azure"]
+    )  # which no node of another build can go on with
+    assert 0 < summary["lost_with_azure"] < 4
+    assert (summary["carried_by_aws"], summary["azure_is_back"]) == (True, True)
+    assert 0 < summary["most_usd_per_hour"] <= summary["cap_usd_per_hour"]
     assert summary["spot_at_end"] == summary["spot_wanted"] == 2
 
 

@@ -56,6 +56,17 @@ def test_nodes(width: int, swapping: dict[str, Any]) -> None:
     check(f"nodes-{width}", render.nodes(view, Look(width=width)))
 
 
+def test_nodes_of_several_clouds_say_whose_they_are(swapping: dict[str, Any]) -> None:
+    nodes = [dict(node) for node in swapping["pools"][0]["nodes"]]
+    view = {"schema": "nodes/1", "at": swapping["at"], "nodes": nodes}
+    assert "CLOUD" not in render.nodes(view, Look(width=120))
+    nodes[0]["provider"] = "azure"
+    [row] = [line for line in render.nodes(view, Look(width=80)).splitlines() if nodes[0]["id"] in line]
+    assert " azure " in row
+    del nodes[0]["provider"]  # a daemon of an older version does not say
+    assert "CLOUD" in render.nodes(view, Look(width=120))
+
+
 @pytest.mark.parametrize(
     ("said", "cell", "words"),
     [
