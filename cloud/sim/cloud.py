@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from cloud.errors import NotFound
 from cloud.ports import EngineSpec, LaunchRequest, Sold
 from cloud.sim.counting import weight
 from cloud.sim.engine import SimEngine
@@ -56,7 +57,12 @@ class SimInstances:
 
     async def console(self, node: str) -> str:
         """Machines of this world write nothing. Raises CloudError."""
-        return await self._wire.look("console", str, region=self._region_of(node))
+        return await self._wire.look("console", partial(self._written, node), region=self._region_of(node))
+
+    def _written(self, node: str) -> str:
+        if node not in self._world.machines:
+            raise NotFound(f"{node}: no such machine (simulated)")
+        return ""
 
     def _region_of(self, node: str) -> str:
         machine = self._world.machines.get(node)

@@ -1,6 +1,6 @@
 """Clouds for the contract suites of `Instances`, `Offerings` and `Notices`.
 
-Another provider joins by a class with the attributes and methods of `LocalWorld`, named in `cloud_world`.
+Another provider joins by a class with the attributes and methods of `LocalWorld`, with a row in `WORLDS`.
 """
 
 import asyncio
@@ -9,9 +9,10 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 from azure_pool import Adapters
 from azure_pool import place as azure_place
 from azure_stage import SIZE, AzureStandIn
+from contract_sim import SimCloudWorld
+from contract_world import TAKES, TAKES_OR_MAINTAINS, WARNS, NodeAgents, ToldBy, World
 from engine_bench import http, kind, server, shared, victim
-from node_bench import Machine, Served, running_imds
+from node_bench import running_imds
 from played_sky import PlayedCloud
 from sky_stage import Sky, played_settings, region
 
 from cloud.aws.clients import AwsClients
+from cloud.aws.instance_status import InstanceStatusNotices
 from cloud.aws.instances import AwsInstances
 from cloud.aws.notice_calls import NoticeCalls
 from cloud.aws.notice_queue import QueueNotices
@@ -50,77 +54,15 @@ from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.local.server import run_local_cloud
 from cloud.many import ManyInstances, ManyOfferings
+from cloud.node_notices import GCE_HOST_SECONDS
 from cloud.ports import EngineCommand, LaunchRequest
 from cloud.tombstones import Tombstones
-from policies.model import Confidence, Instance, Market, Offering
+from policies.model import Confidence, Instance, NoticeKind
 from tests.support.gcp_stand_in import GcpStandIn
 
+LONG_NOTICE = 120.0  # s; what machines of Google ask for
+
 __all__ = ("http", "kind", "server", "shared", "victim")  # fixtures of the engine suites
-
-PATIENCE = 30.0  # s until a condition counts as never coming true
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToldBy:
-    """A source of notices: how far it may be believed, whether it also recommends, whether it queues."""
-
-    source: Any
-    confidence: Confidence
-    recommends: bool = True
-    queues: bool = False
-
-
-class World:
-    """What the suites need of a provider, whichever it is."""
-
-    clock: SystemClock
-    instances: Any
-    offerings: Any
-    sources: Sequence[ToldBy]
-    chooses_notice = True  # whether `reclaim` decides how long the notice is
-    keeps_consoles = True
-
-    def watch(self, instance: Instance) -> None:
-        """Tell the sources that ask each node whom to ask."""
-
-    async def sold(self) -> list[Offering]:
-        """Everything that the provider sells."""
-        parts = [await self.offerings.list(part) for part in self.offerings.parts()]
-        assert not any(part.problem for part in parts)
-        return [offering for part in parts for offering in part.offerings]
-
-    async def request(
-        self, token: str, market: Market = Market.ON_DEMAND, pool: str = "pool"
-    ) -> LaunchRequest:
-        """A request that the provider can meet."""
-        placement = next(o.placement for o in await self.sold() if o.placement.market is market)
-        command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0, build="b")
-        return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
-
-    async def launch_writing(self, text: str) -> Instance:
-        """A machine that writes this on its console and goes on."""
-        raise NotImplementedError
-
-    async def until_written(self, node: str, last: str = "") -> str:
-        """Wait until a machine's console ends in these words, or with something."""
-        async with asyncio.timeout(PATIENCE):
-            while not (text := await self.instances.console(node)).endswith(last) or not text:
-                await self.clock.sleep(0.01)
-        return str(text)
-
-    async def listed(self, pool: str) -> tuple[Instance, ...]:
-        """All machines of a pool, region by region."""
-        parts = [await self.instances.list(pool, region) for region in self.instances.regions]
-        return tuple(instance for part in parts for instance in part)
-
-    async def until_state(self, node: str, *states: str, pool: str = "pool"):
-        """Wait until the provider lists a node in one of the states; gives the instance."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                for instance in await self.listed(pool):
-                    if instance.id == node and instance.state in states:
-                        return instance
-                await self.clock.sleep(0.01)
 
 
 class LocalWorld(World):
@@ -216,20 +158,11 @@ class AwsWorld(World):
         self.offerings = AwsOfferings([(clients, place)], clock=self.clock)
         self._calls = NoticeCalls(clients)
         self.sources = ()
-        self._directory: Path | None = None
-        self._imds: Any = None
-        self._served: Any = None
-        self._machines: dict[str, Machine] = {}
 
-    async def hear(self, queue: str, imds: Any, directory: Path) -> None:
-        """Make the sources of notices; events arrive in the queue of that URL.
-
-        A node that is watched gets metadata at the stand-in `imds`, and an agent that keeps its files in
-        the directory.
-        """
+    def hear(self, agents: NodeAgents, queue: str) -> None:
+        """Make the sources of notices; events arrive in the queue of that URL."""
         calls, clock = self._calls, self.clock
-        self._imds, self._directory, self._served = imds, directory, Served(clock)
-        await self._served.open()
+        self.agents = agents
         self.sources = (
             ToldBy(
                 source=QueueNotices(calls, clock, url=queue, wait=1),
@@ -239,22 +172,17 @@ class AwsWorld(World):
             ToldBy(
                 source=SpotRequestNotices(calls, clock, interval=0.05),
                 confidence=Confidence.CONFIRMED,
-                recommends=False,
+                tells=TAKES,
             ),
-            ToldBy(source=self._served.receiver, confidence=Confidence.REPORTED),
+            ToldBy(
+                source=InstanceStatusNotices(calls, clock, interval=0.05),
+                confidence=Confidence.CONFIRMED,
+                tells=frozenset((NoticeKind.MAINTENANCE,)),
+            ),
+            ToldBy(source=agents.receiver, confidence=Confidence.REPORTED, tells=WARNS),
         )
 
-    def watch(self, instance: Instance) -> None:
-        if self._directory is not None:
-            machine = Machine(self._imds, self._directory, id=instance.id)
-            self._machines[instance.id] = machine
-            machine.start("--url", self._served.url)
-
     async def close(self) -> None:
-        for machine in self._machines.values():
-            machine.close()
-        if self._served is not None:
-            await self._served.close()
         for told_by in self.sources:
             await told_by.source.close()
         await self._calls.close()
@@ -283,16 +211,23 @@ class AwsWorld(World):
     async def reclaim(self, node: str, notice_s: float) -> None:
         ends = self.clock.now() + 120.0
         self._shim.order("reclaim", node=node, notice_s=notice_s)
-        if node in self._machines:
-            self._machines[node].order("interrupt", ends=ends)
+        self.agents.order("interrupt", node, ends=ends)
 
     async def take(self, node: str) -> None:
         self._shim.order("reclaim", node=node, notice_s=0.0)
 
     async def recommend(self, node: str) -> None:
         self._shim.order("recommend", node=node)
-        if node in self._machines:
-            self._machines[node].order("recommend")
+        self.agents.order("recommend", node)
+
+    async def maintain(self, node: str) -> float:
+        at = self.clock.now() + 3600.0
+        event = {"InstanceEventId": "instance-event-0d59937288b749b32", "Code": "instance-retirement"}
+        self._shim.order("set", statuses={node: {"Events": [{**event, "NotBefore": 3600.0}]}})
+        told = {"EventId": event["InstanceEventId"], "Code": event["Code"], "State": "active"}
+        begins = datetime.fromtimestamp(at, UTC).strftime("%d %b %Y %H:%M:%S GMT")
+        self.agents.order("maintain", node, events=[{**told, "NotBefore": begins}])
+        return 3600.0
 
     def _fault(self, action: str, **values: Any) -> None:
         self._shim.order("fault", action=action, kind="error", **values)
@@ -302,6 +237,7 @@ class AzureWorld(World):
     """The Azure adapters and the stand-in for Azure that they talk to. Its notices come from nodes alone."""
 
     sources = ()
+    speed = 300.0  # seconds of a notice that pass in one
 
     def __init__(self, stand_in: AzureStandIn, directory: Path) -> None:
         self.clock = SystemClock()
@@ -309,6 +245,12 @@ class AzureWorld(World):
         sizes = (SIZE, "Standard_NC40ads_H100_v5")
         self._adapters = Adapters(stand_in, self.clock, directory, azure_place(instance_types=sizes))
         self.instances, self.offerings = self._adapters.instances, self._adapters.offerings
+
+    def hear(self, agents: NodeAgents) -> None:
+        """Make the source of notices."""
+        self.agents = agents
+        told_by = ToldBy(source=agents.receiver, confidence=Confidence.REPORTED, tells=TAKES_OR_MAINTAINS)
+        self.sources = (told_by,)
 
     async def close(self) -> None:
         await self._adapters.close()
@@ -334,6 +276,15 @@ class AzureWorld(World):
 
     async def take(self, node: str) -> None:
         await asyncio.to_thread(self._stand_in.order, "evict", node=node)
+
+    async def reclaim(self, node: str, notice_s: float) -> None:
+        after = notice_s / self.speed
+        await asyncio.to_thread(self._stand_in.order, "preempt", node=node, seconds=after)
+        self.agents.order("preempt", node, after=after)
+
+    async def maintain(self, node: str) -> float:
+        self.agents.order("schedule", node, events=[["Redeploy", 900.0, "E-1", "Scheduled"]])
+        return 900.0
 
     async def _fault(self, action: str, **values: Any) -> None:
         await asyncio.to_thread(self._stand_in.order, "fault", action=action, **values)
@@ -362,7 +313,19 @@ class GcpWorld(World):
         source = OperationNotices(
             self._client(), place.zones, self.clock, owned=lambda _node: True, interval=0.05
         )
-        self.sources = (ToldBy(source=source, confidence=Confidence.CONFIRMED, recommends=False),)
+        self._operations = ToldBy(source=source, confidence=Confidence.CONFIRMED, tells=TAKES)
+        self.sources = (self._operations,)
+
+    def hear(self, agents: NodeAgents) -> None:
+        """Make the source that is on the nodes."""
+        self.agents = agents
+        reported = ToldBy(
+            source=agents.receiver,
+            confidence=Confidence.REPORTED,
+            tells=TAKES_OR_MAINTAINS,
+            counts_on=LONG_NOTICE,
+        )
+        self.sources = (self._operations, reported)
 
     def _client(self) -> GcpClient:
         return GcpClient("p", NoTokens(), endpoint=self._stand_in.url)
@@ -370,7 +333,7 @@ class GcpWorld(World):
     async def close(self) -> None:
         await self.instances.close()
         await self.offerings.close()
-        await self.sources[0].source.close()
+        await self._operations.source.close()
 
     async def launch_writing(self, text: str) -> Instance:
         launched = await self.instances.launch(await self.request("t-1"))
@@ -394,24 +357,17 @@ class GcpWorld(World):
         )
 
     async def reclaim(self, node: str, notice_s: float) -> None:
-        self._stand_in.preempt(node, notice=120.0)
+        self._stand_in.preempt(node, notice=LONG_NOTICE)
+        self.agents.order("preempt", node)
+
+    async def maintain(self, node: str) -> float:
+        self.agents.order(
+            "put", node, path="instance/maintenance-event", text="TERMINATE_ON_HOST_MAINTENANCE"
+        )
+        return GCE_HOST_SECONDS
 
     async def take(self, node: str) -> None:
         self._stand_in.preempt(node, notice=0.0)
-
-    async def recommend(self, node: str) -> None:
-        """Google recommends nothing."""
-
-
-@pytest.fixture
-async def gcp(tmp_path: Path) -> AsyncIterator[GcpWorld]:
-    """The stand-in for Google Cloud with nothing in it, and the adapters."""
-    stand_in = GcpStandIn()
-    await stand_in.open()
-    world = GcpWorld(stand_in, tmp_path)
-    yield world
-    await world.close()
-    await stand_in.close()
 
 
 class SkyWorld(World):
@@ -480,47 +436,100 @@ class ManyWorld(World):
 
 
 @asynccontextmanager
-async def _many_world(gcp: GcpWorld, tmp_path: Path) -> AsyncIterator[ManyWorld]:
-    stand_in = GcpStandIn(zones=("europe-west4-a",))
-    await stand_in.open()
-    second = GcpWorld(stand_in, tmp_path / "second", region="europe-west4")
-    world = ManyWorld(gcp, second)
-    await world.open()
+async def _local_world(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[LocalWorld]:
+    # Not tmp_path: a unix socket's path must be short.
+    short = Path(tempfile.mkdtemp(prefix="cloud-"))
+    world = LocalWorld(short)
+    try:
+        await world.open()
+        yield world
+    finally:
+        await world.close()
+        shutil.rmtree(short, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _aws_world(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[AwsWorld]:
+    shim = request.getfixturevalue("aws_shim")
+    world = AwsWorld(shim, request.getfixturevalue("aws_clients"), request.getfixturevalue("aws_place"))
     yield world
     await world.close()
+
+
+@asynccontextmanager
+async def _azure_world(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[AzureWorld]:
+    stand_in = request.getfixturevalue("azure_process")
+    await asyncio.to_thread(stand_in.order, "reset")
+    world = AzureWorld(stand_in, directory)
+    yield world
+    await world.close()
+
+
+@asynccontextmanager
+async def _gcp_world(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[GcpWorld]:
+    stand_in = GcpStandIn()
+    await stand_in.open()
+    world = GcpWorld(stand_in, directory)
+    yield world
+    await world.close()
+    await stand_in.close()
+
+
+@asynccontextmanager
+async def _sky_world(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[SkyWorld]:
+    world = SkyWorld(directory)
+    yield world
+    await world.close()
+
+
+@asynccontextmanager
+async def _many_world(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[ManyWorld]:
+    stand_in = GcpStandIn(zones=("europe-west4-a",))
+    await stand_in.open()
+    second = GcpWorld(stand_in, directory / "second", region="europe-west4")
+    async with _gcp_world(request, directory) as first:
+        world = ManyWorld(first, second)
+        await world.open()
+        yield world
+        await world.close()
     await second.close()
     await stand_in.close()
 
 
-@pytest.fixture(params=["local", "aws", "azure", "gcp", "skypilot", "many"])
-async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path, gcp: GcpWorld) -> AsyncIterator[World]:
+@asynccontextmanager
+async def _sim_world(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[SimCloudWorld]:
+    world = SimCloudWorld()
+    world.open()
+    yield world
+    await world.close()
+
+
+Opened = Callable[[pytest.FixtureRequest, Path], AbstractAsyncContextManager[Any]]
+
+WORLDS: Mapping[str, Opened] = {
+    "local": _local_world,
+    "aws": _aws_world,
+    "azure": _azure_world,
+    "gcp": _gcp_world,
+    "skypilot": _sky_world,
+    "many": _many_world,
+    "sim": _sim_world,
+}
+NO_SOURCES = ("skypilot", "many")
+"""Their notices are those of the clouds behind them."""
+
+
+@pytest.fixture
+def cloud_worlds() -> tuple[str, ...]:
+    """The names of all clouds."""
+    return tuple(WORLDS)
+
+
+@pytest.fixture(params=WORLDS)
+async def cloud_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """A running provider with everything that the contracts of machines and offerings need."""
-    if request.param == "gcp":
-        yield gcp
-        return
-    if request.param == "many":
-        async with _many_world(gcp, tmp_path) as many:
-            yield many
-        return
-    if request.param == "azure":
-        stand_in = request.getfixturevalue("azure_process")
-        await asyncio.to_thread(stand_in.order, "reset")
-        azure = AzureWorld(stand_in, tmp_path)
-        yield azure
-        await azure.close()
-        return
-    if request.param == "aws":
-        aws = aws_world(request)
-        yield aws
-        await aws.close()
-        return
-    if request.param == "skypilot":
-        sky = SkyWorld(tmp_path)
-        yield sky
-        await sky.close()
-        return
-    async with _local_world() as local:
-        yield local
+    async with WORLDS[request.param](request, tmp_path) as world:
+        yield world
 
 
 @pytest.fixture(scope="session")
@@ -530,26 +539,26 @@ def imds() -> Iterator[Any]:
         yield imds
 
 
-@pytest.fixture(params=["local", "aws", "gcp"])
-async def notice_world(request: pytest.FixtureRequest, tmp_path: Path, gcp: GcpWorld) -> AsyncIterator[World]:
+ON_NODES: Mapping[str, Mapping[str, Any]] = {"aws": {}, "azure": {}, "gcp": {"notice": int(LONG_NOTICE)}}
+"""Clouds whose nodes have an agent that reads their metadata, and what these say besides."""
+
+
+@pytest.fixture(params=[name for name in WORLDS if name not in NO_SOURCES])
+async def notice_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """A running provider with its sources of notices."""
-    if request.param == "gcp":
-        yield gcp
-        return
-    if request.param == "aws":
-        aws = aws_world(request)
-        await aws.hear(request.getfixturevalue("aws_queue")(), request.getfixturevalue("imds"), tmp_path)
-        yield aws
-        await aws.close()
-        return
-    async with _local_world() as local:
-        yield local
-
-
-def aws_world(request: pytest.FixtureRequest) -> AwsWorld:
-    """The stand-in for AWS with nothing in it, and the adapters."""
-    shim = request.getfixturevalue("aws_shim")
-    return AwsWorld(shim, request.getfixturevalue("aws_clients"), request.getfixturevalue("aws_place"))
+    async with WORLDS[request.param](request, tmp_path) as world:
+        if request.param not in ON_NODES:
+            yield world
+            return
+        said = ON_NODES[request.param]
+        agents = NodeAgents(request.getfixturevalue("imds"), tmp_path, world.clock, request.param, **said)
+        await agents.open()
+        if request.param == "aws":
+            world.hear(agents, request.getfixturevalue("aws_queue")())
+        else:
+            world.hear(agents)
+        yield world
+        await agents.close()
 
 
 @pytest.fixture(scope="session")
@@ -567,16 +576,3 @@ def aws_queue(aws_shim_process: Any) -> Callable[[], str]:
         return url
 
     return make
-
-
-@asynccontextmanager
-async def _local_world() -> AsyncIterator[LocalWorld]:
-    # Not tmp_path: a unix socket's path must be short.
-    directory = Path(tempfile.mkdtemp(prefix="cloud-"))
-    world = LocalWorld(directory)
-    try:
-        await world.open()
-        yield world
-    finally:
-        await world.close()
-        shutil.rmtree(directory, ignore_errors=True)

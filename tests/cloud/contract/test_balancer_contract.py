@@ -20,10 +20,12 @@ import pytest
 from aiohttp import web
 from balancer_programs import PROGRAMS, BalancerProgram, RouterProgram, free_ports, need
 from certificates import pair
+from contract_sim import SimBalancerHarness
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.load_balancer import AlbTargetGroup
 from cloud.balancers.gateway import GatewayBalancer
+from cloud.balancers.kinds import KINDS
 from cloud.clock import SystemClock
 from cloud.errors import CloudError, Denied, Uncertain
 from cloud.ports import BalancerView, LoadBalancer
@@ -33,6 +35,7 @@ from orchestrator.units import HostPort
 from policies.model import TargetPhase, TargetSpec, TargetState
 
 PATIENCE = 30.0
+BETWEEN = 0.02  # s that each of the clients waits between two requests: they need not fill a processor
 TOKEN = "0123456789abcdef"
 CHAT = [{"role": "user", "content": "x"}]
 
@@ -224,6 +227,7 @@ HARNESSES: dict[str, Callable[[Path, Any], Harness]] = {
     "gateway": GatewayHarness,
     "remote-gateway": RemoteGatewayHarness,
     "alb": AlbHarness,
+    "sim": SimBalancerHarness,
     **PROGRAMS,
 }
 
@@ -431,6 +435,7 @@ async def test_adding_draining_and_removing_under_load_costs_no_request(site):
         while going_on:
             await site.ask()
             asked += 1
+            await asyncio.sleep(BETWEEN)
 
     async def reach(count: int) -> None:
         goal = asked + count
@@ -463,6 +468,7 @@ async def test_the_last_target_leaves_once_its_successor_takes_requests(site):
         while going_on:
             await site.ask()
             asked += 1
+            await asyncio.sleep(BETWEEN)
 
     clients = [asyncio.create_task(client()) for _ in range(8)]
     pair = [a, b]
@@ -628,3 +634,7 @@ def test_every_adapter_says_who_it_is_and_what_it_can(tmp_path):
             made.remove()
         assert adapter.name == name
         assert adapter.capabilities.propagation >= 0
+
+
+def test_every_kind_of_balancer_is_in_this_suite():
+    assert set(KINDS) <= set(HARNESSES)
