@@ -16,10 +16,11 @@ TRANSLATE_ARGS ?=
 COMPARE_ARGS ?= --against HEAD
 COMPLEXITY_ARGS ?=
 MUTANTS_ARGS ?=
+CONTRACT_ARGS ?=
 SKYPILOT_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-clouds demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-skypilot skypilot-run skypilot-env test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-clouds demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-skypilot skypilot-run skypilot-env test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants contract-rounds lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -102,6 +103,9 @@ complexity: $(STAMP) ## Count the cyclomatic complexity of every package (COMPLE
 
 mutants: $(STAMP) ## Put small faults in, see which the quick tests notice (MUTANTS_ARGS="--seed 7 --count 200")
 	@PYTHONPATH=tools $(BIN)/python -m mutants $(MUTANTS_ARGS)
+
+contract-rounds: $(STAMP) ## Run the contract suites in random order, 20 times alone and beside busy loops (CONTRACT_ARGS="--rounds 2")
+	@$(BIN)/python tools/contract_rounds.py $(CONTRACT_ARGS)
 
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)
