@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import getpass
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -52,13 +53,47 @@ def need(*programs: str) -> None:
         pytest.skip(why)
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to clients and to servers that ask for any: a program that starts slowly
+would find its port taken by one of them."""
+
+_taken: list[socket.socket] = []
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that no other test has, of this process or another, for as long as this process lives."""
+    return [_free_port() for _ in range(count)]
+
+
+def _free_port() -> int:
+    for port in random.sample(_PORTS, len(_PORTS)):
+        mark = socket.socket(socket.AF_UNIX)
+        try:
+            mark.bind(f"\0spot-orchestrator-port-{port}")  # gone with the process
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            mark.close()
+            continue
+        _taken.append(mark)
+        return port
+    raise RuntimeError("no port is free")
+
+
+def state_of(pid: int) -> str:
+    """The letter of ps for a process; empty for none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return ""
+
+
+async def _gone(pid: int) -> None:
+    """Wait until a process that is nobody's child here has ended."""
+    async with asyncio.timeout(PATIENCE):
+        while state_of(pid) not in ("", "Z"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 class BalancerProgram:
@@ -103,41 +138,49 @@ class BalancerProgram:
         """Start it and wait until it answers."""
         for program in self.programs:
             need(program)
-        place = self.write()
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command(place),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=(self.folder / "log").open("ab"),
-            start_new_session=True,
-        )
+        await self._run()
         async with asyncio.timeout(PATIENCE):
             while not await self.answers():
-                if self.process.returncode is not None:
+                if self._failed():
                     raise AssertionError((self.folder / "log").read_text()[-2000:])
                 await asyncio.sleep(0.02)
+
+    async def _run(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.command(self.write()),
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _failed(self) -> bool:
+        """Whether it ended instead of serving."""
+        return self.process is not None and self.process.returncode is not None
+
+    @property
+    def pid(self) -> int:
+        """Its first process. Raises ProcessLookupError where it does not run."""
+        if self.process is None:
+            raise ProcessLookupError
+        return self.process.pid
 
     async def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         """End it, with its group."""
         for adapter in self._adapters:
             if hasattr(adapter, "flush"):
                 await adapter.flush()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpgid(self.pid), how)
         if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, how)
             await self.process.wait()
             self.process = None
 
     def signal(self, what: signal.Signals) -> None:
         """Send its group a signal; SIGSTOP has stopped it when this returns."""
-        assert self.process is not None
-        os.killpg(self.process.pid, what)
-        while what is signal.SIGSTOP and self._state() != "T":
+        os.killpg(os.getpgid(self.pid), what)
+        while what is signal.SIGSTOP and state_of(self.pid) != "T":
             time.sleep(0.001)
-
-    def _state(self) -> str:
-        """The letter of ps for its process."""
-        assert self.process is not None
-        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2][0]
 
     def remove(self) -> None:
         """Remove its folder."""
@@ -156,9 +199,27 @@ class BalancerProgram:
         """What the daemon keeps beside it."""
         return Ledger(self.folder / "ledger" / "test.json", pool="test", clock=SystemClock())
 
-    async def reload(self) -> bool:
-        """Have it read its configuration again as its own tools do; False where it has no such way."""
-        return False
+    async def restart(self) -> str:
+        """Have it start anew while clients ask, as its own tools do. How; empty where it has no such way."""
+        return ""
+
+    async def _until_another(self, before: str) -> None:
+        """Wait until the adapter sees another incarnation."""
+        looks = self.make(self.write())
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(CloudError):
+                    if (await looks.observe()).incarnation != before:
+                        break
+                await asyncio.sleep(0.02)
+        await looks.close()
+
+    async def _incarnation(self) -> str:
+        looks = self.make(self.write())
+        try:
+            return (await looks.observe()).incarnation
+        finally:
+            await looks.close()
 
     def make(self, place: Place) -> LoadBalancer:
         raise NotImplementedError
@@ -186,21 +247,13 @@ class Haproxy(BalancerProgram):
         files = [word for name in ("haproxy.cfg", "servers.cfg") for word in ("-f", f"{place.folder}/{name}")]
         return [str(VENV / "bin" / "haproxy"), "-W", "-db", *files]
 
-    async def reload(self) -> bool:
-        assert self.process is not None
+    async def restart(self) -> str:
         for adapter in self._adapters:
             await adapter.flush()
-        looks = self.make(self.write())
-        before = (await looks.observe()).incarnation
-        self.process.send_signal(signal.SIGUSR2)
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                with contextlib.suppress(CloudError):
-                    if (await looks.observe()).incarnation != before:
-                        break
-                await asyncio.sleep(0.02)
-        await looks.close()
-        return True
+        before = await self._incarnation()
+        os.kill(self.pid, signal.SIGUSR2)
+        await self._until_another(before)
+        return "reload"
 
     def make(self, place: Place) -> LoadBalancer:
         return HaproxyBackend(
@@ -218,9 +271,39 @@ class Envoy(BalancerProgram):
     kind = "envoy"
     programs = ("envoy",)
 
+    def __init__(self, directory: Path | None = None, account: Any = None, **place: Any) -> None:
+        super().__init__(directory, account, **place)
+        self._before: list[asyncio.subprocess.Process] = []
+
     def command(self, place: Place) -> list[str]:
         own = ["--concurrency", "1", "--base-id", str(place.listen_port), "-l", "warning"]
-        return [str(VENV / "bin" / "envoy"), "-c", f"{place.folder}/envoy.yaml", *own]
+        again = f"--restart-epoch {len(self._before)} --drain-time-s 2 --parent-shutdown-time-s 4".split()
+        return [str(VENV / "bin" / "envoy"), "-c", f"{place.folder}/envoy.yaml", *own, *again]
+
+    async def restart(self) -> str:
+        before = await self._incarnation()
+        assert self.process is not None
+        self._before.append(self.process)
+        await self._run()
+        await self._until_another(before)
+        return "hot restart"
+
+    async def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        await super().stop(how)
+        for process in self._before:
+            if process.returncode is None:
+                process.send_signal(how)
+            await process.wait()
+        self._before.clear()
+
+    async def answers(self) -> bool:
+        assert self.place is not None
+        try:
+            url = f"http://127.0.0.1:{self.place.admin_port}/ready"
+            async with aiohttp.ClientSession() as session, session.get(url) as answer:
+                return answer.status == 200 and await super().answers()
+        except (aiohttp.ClientError, OSError):
+            return False
 
     def make(self, place: Place) -> LoadBalancer:
         return EnvoyCluster(
@@ -238,7 +321,43 @@ class Nginx(BalancerProgram):
     programs = ("nginx",)
 
     def command(self, place: Place) -> list[str]:
-        return [*self._nginx(place), "-g", f"daemon off; user {getpass.getuser()};"]
+        return [*self._nginx(place), "-g", f"user {getpass.getuser()};"]
+
+    def _failed(self) -> bool:
+        """What was started ends once its daemon runs."""
+        return self.process is not None and self.process.returncode not in (None, 0)
+
+    @property
+    def pid(self) -> int:
+        try:
+            found = int((self.folder / "nginx.pid").read_text())
+            if str(self.folder) in Path(f"/proc/{found}/cmdline").read_text():
+                return found
+        except (OSError, ValueError):
+            pass
+        raise ProcessLookupError  # the file may name a process that ended, and by now another one
+
+    async def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            master = self.pid
+            await super().stop(how)
+            await _gone(master)
+
+    async def restart(self) -> str:
+        old = self.pid
+        os.kill(old, signal.SIGUSR2)
+        async with asyncio.timeout(PATIENCE):
+            while not (self.folder / "nginx.pid.oldbin").exists() or self._one_of(old):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        os.kill(old, signal.SIGQUIT)
+        await _gone(old)
+        return "upgrade of its binary"
+
+    def _one_of(self, old: int) -> bool:
+        """Whether the new one does not serve yet."""
+        with contextlib.suppress(ProcessLookupError):
+            return self.pid == old
+        return True
 
     def _nginx(self, place: Place) -> list[str]:
         return [str(VENV / "bin" / "nginx"), "-p", place.folder, "-c", f"{place.folder}/nginx.conf"]
