@@ -1,7 +1,9 @@
 """A cluster of Envoy as a load balancer: its endpoints come from a file, and the admin port shows them.
 
 The file outlives both the daemon and Envoy, so a restart of either loses nothing: it holds the set and, as
-its version, the generation. The id of a node is the `hostname` of its endpoint, `so.` and the id; endpoints
+its version, the generation. It is on the disk for good a moment after Envoy has it: a drain does not wait for
+that. Where a power cut falls into this moment, Envoy starts without endpoints, and is given the set again by
+the next look at it. The id of a node is the `hostname` of its endpoint, `so.` and the id; endpoints
 that others put into the file are neither shown nor touched. Sources: `config.endpoint.v3` of Envoy's API,
 "Dynamic configuration (filesystem)" and "Administration interface" of its documentation.
 """
@@ -10,19 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import aiohttp
 import orjson
 
-from cloud.balancers.targets import write_atomic
+from cloud.balancers.exchange import Exchange, count, generation_in, json_of, read_as_ours
+from cloud.balancers.kept_file import KeptFile, RunBlocking
+from cloud.balancers.targets import sync, write_atomic
 from cloud.errors import Denied, Uncertain
 from cloud.handover import WAIT, newcomers, one_takes_requests
 from cloud.ports import BalancerView, Capabilities, Clock
-from cloud.serving.sockets import reason_of
 from cloud.threads import WorkerThreads
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.value import replace
@@ -31,8 +34,7 @@ PREFIX: Final = "so."
 
 _TYPE: Final = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 _ACKNOWLEDGED_WITHIN: Final = 5.0  # s from a new file to Envoy's word that it holds it
-_POLL: Final = 0.003  # s
-_KEEP_WARM: Final = 3600.0  # s
+_POLL_FIRST, _POLL_MOST = 0.001, 0.02  # s; Envoy reads a small file within a few milliseconds
 _SICK: Final = ("failed_active_health_check", "failed_outlier_check", "failed_active_degraded_check")
 _OK: Final = 200
 
@@ -44,7 +46,8 @@ class EnvoyCluster:
 
     `admin`: the URL of its admin port. `file`: the endpoints, a file that Envoy watches together with its
     directory. `cluster`: the name of the cluster, of type EDS. `wait`: seconds for which a drain waits for a
-    newcomer, see `cloud.handover`. `run_blocking` writes the file.
+    newcomer, see `cloud.handover`. `run_blocking` writes the file. That it could not be put on the disk for
+    good is reported to `on_file_error` with a sentence.
     """
 
     capabilities = Capabilities(
@@ -61,14 +64,19 @@ class EnvoyCluster:
         name: str = "envoy",
         timeout: float = 2.0,
         wait: float = WAIT,
-        run_blocking: Callable[[Callable[[], None]], Any] | None = None,
+        run_blocking: RunBlocking | None = None,
+        on_file_error: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
         self._admin, self._file, self._cluster, self._clock = admin.rstrip("/"), file, cluster, clock
-        self._timeout, self._wait = aiohttp.ClientTimeout(total=timeout), wait
-        self._thread = WorkerThreads(f"envoy-{name}", 1)
-        self._run_blocking = run_blocking if run_blocking is not None else self._thread.run
-        self._session: aiohttp.ClientSession | None = None
+        self._wait = wait
+        self._exchange = Exchange(f"Envoy's admin port {self._admin}", self._admin, timeout=timeout)
+        self._threads = WorkerThreads(f"envoy-{name}", 2)  # a write does not wait for the disk
+        self._run_blocking = run_blocking if run_blocking is not None else self._threads.run
+        self._on_disk: KeptFile[int] = KeptFile(
+            lambda _: sync(file), run_blocking=self._run_blocking, on_error=on_file_error
+        )
+        self._writes = itertools.count()
         self._order = asyncio.Lock()
         self._generation = 0
 
@@ -119,16 +127,19 @@ class EnvoyCluster:
                 await self._write(document, specs, held)
             await self._acknowledged(_shown_by(specs))
 
+    async def flush(self) -> None:
+        """Wait until the file is on the disk for good."""
+        await self._on_disk.flush()
+
     async def close(self) -> None:
-        """Release connections. The endpoints stay."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-        self._thread.close()
+        """Finish the file and release the connection. The endpoints stay."""
+        await self.flush()
+        await self._exchange.close()
+        self._threads.close()
 
     async def _acknowledged(self, wanted: Shown) -> None:
         """Wait until Envoy holds these endpoints."""
-        until = self._clock.steady() + _ACKNOWLEDGED_WITHIN
+        until, pause = self._clock.steady() + _ACKNOWLEDGED_WITHIN, _POLL_FIRST
         while _seen(await self._hosts()) != wanted:
             if self._clock.steady() >= until:
                 raise Uncertain(
@@ -136,7 +147,8 @@ class EnvoyCluster:
                     f"it watches the file's directory with watched_directory, and says in its log why it "
                     f"refuses a file ({await self._updates()})"
                 )
-            await self._clock.sleep(_POLL)
+            await self._clock.sleep(pause)
+            pause = min(_POLL_MOST, 2 * pause)
 
     async def _targets(self) -> tuple[Target, ...]:
         return tuple(target for target, _ in await self._hosts())
@@ -144,30 +156,34 @@ class EnvoyCluster:
     async def _hosts(self) -> tuple[tuple[Target, int], ...]:
         """The endpoints of ours as the admin port shows them, each with its weight."""
         clusters = await self._get("/clusters?format=json")
-        for cluster in clusters.get("cluster_statuses", ()):
-            if cluster["name"] == self._cluster:
-                return tuple(
-                    (_target(host), int(host.get("weight", 1)))
-                    for host in cluster.get("host_statuses", ())
-                    if host.get("hostname", "").startswith(PREFIX)
-                )
+        with read_as_ours(self._exchange.peer):
+            for cluster in clusters.get("cluster_statuses", ()):
+                if cluster["name"] == self._cluster:
+                    return tuple(
+                        (_target(host), int(host.get("weight", 1)))
+                        for host in cluster.get("host_statuses", ())
+                        if host.get("hostname", "").startswith(PREFIX)
+                    )
         raise Denied(f"Envoy at {self._admin} has no cluster {self._cluster!r}: correct its name, or add it")
 
     async def _started(self) -> str:
         """When this Envoy began to have the cluster."""
         dump = await self._get("/config_dump?resource=static_clusters&mask=last_updated")
-        times = sorted(entry.get("last_updated", "") for entry in dump.get("configs", ()))
-        return str(times[0]) if times else "none"
+        with read_as_ours(self._exchange.peer):
+            return min(
+                (str(entry.get("last_updated", "")) for entry in dump.get("configs", ())), default="none"
+            )
 
     async def _updates(self) -> str:
         """What Envoy counted of the files that it saw."""
         name = quote(rf"^cluster\.{self._cluster}\.(version_text|update_(rejected|failure))$")
         try:
             found = await self._get(f"/stats?format=json&filter={name}")
+            with read_as_ours(self._exchange.peer):
+                rows = [row for row in found.get("stats", ()) if "name" in row]
+                return ", ".join(f"{row['name'].rpartition('.')[2]} {row.get('value')}" for row in rows)
         except Uncertain as error:
             return str(error)
-        rows = (row for row in found.get("stats", ()) if "name" in row)
-        return ", ".join(f"{row['name'].rpartition('.')[2]} {row.get('value')}" for row in rows)
 
     async def _read(self) -> tuple[int, Mapping[str, Any]]:
         """The generation in the file and what it holds; 0 and nothing for one that is damaged."""
@@ -181,25 +197,13 @@ class EnvoyCluster:
         except OSError as error:
             raise Uncertain(f"{self._file} cannot be written: {error.strerror or error}") from None
         self._generation = generation
+        self._on_disk.keep(next(self._writes))
 
     async def _get(self, path: str) -> Any:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(keepalive_timeout=_KEEP_WARM)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
-        try:
-            async with self._session.get(self._admin + path) as answer:
-                data = await answer.read()
-                if answer.status != _OK:
-                    raise Uncertain(f"Envoy's admin port {self._admin} answered {answer.status} to {path}")
-                return orjson.loads(data)
-        except TimeoutError:
-            raise Uncertain(f"Envoy's admin port {self._admin} did not answer in time") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Uncertain(
-                f"Envoy's admin port {self._admin} cannot be reached: {reason_of(error)}"
-            ) from None
-        except orjson.JSONDecodeError as error:
-            raise Uncertain(f"Envoy's admin port {self._admin} sent no JSON: {error}") from None
+        status, data = await self._exchange.ask("GET", path)
+        if status != _OK:
+            raise Uncertain(f"{self._exchange.peer} answered {status} to {path}")
+        return json_of(self._exchange.peer, data)
 
 
 def empty(cluster: str) -> bytes:
@@ -210,16 +214,16 @@ def empty(cluster: str) -> bytes:
 def _read(file: Path) -> tuple[int, Mapping[str, Any]]:
     try:
         document = orjson.loads(file.read_bytes())
-        generation = str(document["version_info"]).partition(".")[0]
-        list(_lists(document))
-        return (int(generation) if generation.isdigit() else 0), document
+        word = str(document["version_info"]).partition(".")[0]
+        list(_specs(document))
+        return (generation_in(word) if word.isdecimal() else 0), document
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0, {}
 
 
 def _replace(file: Path, data: bytes) -> None:
     mode = file.stat().st_mode & 0o777 if file.exists() else 0o644  # Envoy has another user
-    write_atomic(file, data, mode=mode)
+    write_atomic(file, data, mode=mode, synced=False)
 
 
 def _lists(document: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
@@ -310,7 +314,7 @@ def _specs(document: Mapping[str, Any]) -> Iterator[TargetSpec]:
 
 def _target(host: Mapping[str, Any]) -> Target:
     at = host["address"]["socket_address"]
-    counts = {stat["name"]: int(stat.get("value", 0)) for stat in host.get("stats", ())}
+    counts = {stat["name"]: count(int(stat.get("value", 0))) for stat in host.get("stats", ())}
     status = host.get("health_status", {})
     state = _state(status)
     reasons = (name.replace("_", " ") for name in _SICK if status.get(name))

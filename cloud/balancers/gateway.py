@@ -10,33 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
-import orjson
-
 from cloud.balancers import targets_file as files
+from cloud.balancers.exchange import Exchange, count, generation_in, json_of, read_as_ours, told, word
+from cloud.balancers.kept_file import RunBlocking
 from cloud.balancers.targets import SCHEMAS, TargetsError, TargetSet, encode, in_schema
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
-from cloud.serving.sockets import reason_of
 from cloud.threads import WorkerThreads
 from policies.held import AdapterCount, Held
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.service import ShownCertificate
 from policies.value import replace
 
-_KEEP_WARM = 3600.0  # s an idle connection is kept; the gateway keeps its side longer
-_JSON = {"Content-Type": "application/json"}
-_CONFLICT = 409
+_CONFLICT, _BROKEN = 409, 500
 _NOT_SERVED = ("no_pool", "wrong_pool")  # said of a pool that the gateway does not have
 _OK = 200
-
-RunBlocking = Callable[[Callable[[], None]], Awaitable[None]]
 
 
 async def inline(work: Callable[[], None]) -> None:
@@ -90,21 +84,18 @@ class GatewayBalancer:
         on_file_error: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
-        self._socket = socket
-        self._base = url.rstrip("/") or "http://gateway"
-        self._headers = _JSON | ({"Authorization": f"Bearer {token}"} if token else {})
-        self._tls = tls if tls is not None else True
         self._peer = f"the gateway at {socket or url}"
+        self._exchange = Exchange(
+            self._peer, url or "http://gateway", socket=socket, token=token, tls=tls, timeout=timeout
+        )
         self._file = targets_file
         self._pool = pool
         self._state = f"/v1/state?pool={quote(pool, safe='')}"
         self._clock = clock
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._thread = WorkerThreads(f"targets-{pool}", 1)
         self._run_blocking = run_blocking if run_blocking is not None else self._thread.run
         self._leaving = False
         self._on_file_error = on_file_error
-        self._session: aiohttp.ClientSession | None = None
         self._order = asyncio.Lock()
         self._generation = 0
         self._incarnation = ""
@@ -124,28 +115,26 @@ class GatewayBalancer:
         if status != _OK:
             if self._leaving and _code(body) in _NOT_SERVED:
                 return BalancerView(incarnation="none", generation=self._generation, targets=())
-            raise Denied(f"{self._peer} does not tell its state: {status} {_message(body)}")
-        try:
+            raise self._refused(f"does not tell its state: {status} {told(body)}", status)
+        with read_as_ours(self._peer):
             # A gateway of an older version says none of what is asked for with `get`.
             if body.get("only_pool", "") not in ("", self._pool):
                 raise Denied(f"{self._peer} serves pool {body['only_pool']!r} only, not {self._pool!r}")
             recent = body.get("recent", {})
             view = BalancerView(
                 incarnation=str(body["incarnation"]),
-                generation=int(body["generation"]),
+                generation=generation_in(body["generation"]),
                 targets=tuple(_target(row) for row in body["targets"]),
                 refuses=str(body.get("refuses", "")),
-                answered=int(recent.get("answered", 0)),
-                failed=int(recent.get("failed", 0)),
-                held=max(0, int(body.get("active", 0)) - int(body.get("queued", 0))),
+                answered=count(recent.get("answered", 0)),
+                failed=count(recent.get("failed", 0)),
+                held=max(0, count(body.get("active", 0)) - count(body.get("queued", 0))),
                 certificate=_certificate(body.get("tls")),
                 adapters={str(name): _count(row) for name, row in body.get("adapters", {}).items()},
             )
-            in_file = int(body["file_generation"])
+            in_file = generation_in(body["file_generation"])
             read = body.get("reads", SCHEMAS[:1])
             schema = next((s for s in reversed(SCHEMAS) if s in read), SCHEMAS[0])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self._unreadable(error) from None
         self._incarnation = view.incarnation
         if view.generation > self._generation or schema != self._schema:
             # Another daemon wrote, or what was acknowledged did not say all that this gateway reads.
@@ -179,10 +168,9 @@ class GatewayBalancer:
             _, body = await self._call("GET", self._state)
             if self._leaving and _code(body) in _NOT_SERVED:
                 return
-            try:
-                held, accepted = [_spec(r) for r in body["targets"] if r["phase"]], int(body["generation"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise self._unreadable(error) from None
+            with read_as_ours(self._peer):
+                held = [_spec(row) for row in body["targets"] if row["phase"]]
+                accepted = generation_in(body["generation"])
             if accepted > generation:
                 raise Denied(f"the gateway accepted generation {accepted}, newer than {generation}")
             targets = tuple(_drained(spec, going.get(spec.id)) for spec in held)
@@ -212,9 +200,9 @@ class GatewayBalancer:
             self._generation = generation
             return
         if status == _CONFLICT:
-            raise Denied(f"the gateway refused generation {generation}: {_message(body)}")
+            raise Denied(f"the gateway refused generation {generation}: {told(body)}")
         if status != _OK:
-            raise Denied(f"the gateway refused the target set: {status} {_message(body)}")
+            raise self._refused(f"refused the target set: {status} {told(body)}", status)
         self._incarnation = str(body.get("incarnation", ""))
         self._generation = generation
         self._acknowledged = (self._incarnation, targets)
@@ -223,8 +211,9 @@ class GatewayBalancer:
             self._unwritten = self._document = document
             self._start_writer()
 
-    def _unreadable(self, error: Exception) -> Uncertain:
-        return Uncertain(f"{self._peer} sent a state this version cannot read: {error!r}")
+    def _refused(self, how: str, status: int) -> Denied | Uncertain:
+        """What a status says that is not that of success."""
+        return (Uncertain if status >= _BROKEN else Denied)(f"{self._peer} {how}")
 
     def _look_at_file(self, held: int, in_file: int) -> None:
         """Have the file written again where the gateway did not find its set there, twice in a row."""
@@ -247,39 +236,16 @@ class GatewayBalancer:
     async def close(self) -> None:
         """Finish the file and release the connection. The target set stays."""
         await self.flush()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._exchange.close()
         self._thread.close()
 
     async def _call(self, method: str, path: str, data: bytes | None = None) -> tuple[int, dict[str, Any]]:
         """One exchange over the warm connection; the JSON object of the answer, whatever the status."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._connector(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
-            )
-        try:
-            async with self._session.request(
-                method, self._base + path, data=data, headers=self._headers
-            ) as answer:
-                body = orjson.loads(await answer.read())
-                status = answer.status
-        except TimeoutError:
-            raise Uncertain(f"{self._peer} did not answer within {self._timeout.total} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Uncertain(f"{self._peer} cannot be reached: {reason_of(error)}") from None
-        except orjson.JSONDecodeError as error:
-            raise Uncertain(f"{self._peer} sent no JSON: {error}") from None
+        status, said = await self._exchange.ask(method, path, data)
+        body = json_of(self._peer, said)
         if not isinstance(body, dict):
             raise Uncertain(f"{self._peer} sent a {type(body).__name__}, not an object")
         return status, body
-
-    def _connector(self) -> aiohttp.BaseConnector:
-        if self._socket is not None:
-            return aiohttp.UnixConnector(str(self._socket), keepalive_timeout=_KEEP_WARM)
-        return aiohttp.TCPConnector(keepalive_timeout=_KEEP_WARM, ssl=self._tls)
 
     async def _write_after_failed_push(self, document: TargetSet, push_error: Uncertain) -> None:
         """The second path. Raises Denied when another daemon has written a newer file, else Uncertain."""
@@ -320,36 +286,48 @@ def _certificate(told: Any) -> ShownCertificate | None:
 def _target(row: dict[str, Any]) -> Target:
     continuation, adapters = row.get("continuation") or {}, row.get("adapters")
     return Target(
-        id=row["id"],
-        address=row["address"],
+        id=word(row["id"]),
+        address=word(row["address"]),
         state=TargetState(row["state"]),
-        in_flight=row["in_flight"],
-        reason=row["reason"],
-        build=row.get("build"),
-        continues=continuation.get("way"),
+        in_flight=count(row["in_flight"]),
+        reason=word(row["reason"]),
+        build=_word_or_none(row.get("build")),
+        continues=_word_or_none(continuation.get("way")),
         continues_why=str(continuation.get("why", "")),
         adapters=None if adapters is None else tuple(map(_held, adapters)),
-        adapter_in_flight=tuple(int(held.get("in_flight", 0)) for held in adapters or ()),
+        adapter_in_flight=tuple(count(held.get("in_flight", 0)) for held in adapters or ()),
         adapters_leaving=tuple(map(_held, row.get("adapters_leaving", ()))),
     )
 
 
 def _held(row: dict[str, Any]) -> Held:
-    return Held(name=row["name"], served_as=row["served_as"], number=row["number"], revision=row["revision"])
+    number = row["number"]
+    return Held(
+        name=word(row["name"]),
+        served_as=word(row["served_as"]),
+        number=None if number is None else count(number),
+        revision=word(row["revision"]),
+    )
+
+
+def _word_or_none(value: Any) -> str | None:
+    return None if value is None else word(value)
 
 
 def _count(row: dict[str, Any]) -> AdapterCount:
-    return AdapterCount(asked=int(row["asked"]), tokens=int(row["tokens"]), cold=bool(row.get("cold", False)))
+    return AdapterCount(
+        asked=count(row["asked"]), tokens=count(row["tokens"]), cold=bool(row.get("cold", False))
+    )
 
 
 def _spec(row: dict[str, Any]) -> TargetSpec:
     return TargetSpec(
-        id=row["id"],
-        address=row["address"],
+        id=word(row["id"]),
+        address=word(row["address"]),
         phase=TargetPhase(row["phase"]),
-        weight=row["weight"],
-        drain_deadline=row["drain_deadline"],
-        build=row.get("build", ""),
+        weight=count(row["weight"]),
+        drain_deadline=None if row["drain_deadline"] is None else float(row["drain_deadline"]),
+        build=word(row.get("build", "")),
         adapters=tuple(map(_held, row.get("adapters") or ())),
     )
 
@@ -359,11 +337,6 @@ def _drained(held: TargetSpec, leaving: TargetSpec | None) -> TargetSpec:
     if leaving is None or held.phase is TargetPhase.DRAINING:
         return held
     return replace(held, phase=TargetPhase.DRAINING, drain_deadline=leaving.drain_deadline)
-
-
-def _message(body: dict[str, Any]) -> str:
-    error = body.get("error")
-    return str(error.get("message", error)) if isinstance(error, dict) else "no reason given"
 
 
 def _code(body: dict[str, Any]) -> str:

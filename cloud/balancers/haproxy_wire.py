@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloud.balancers.exchange import count, generation_in, read_as_ours
+from cloud.balancers.targets import MAX_BYTES
 from cloud.errors import Denied, Uncertain
 from policies.model import Target, TargetState
 
 _LINE: Final = 8000
 """Characters of a line of commands; HAProxy takes one of tune.bufsize bytes, 16384 unless it is set."""
+
+_CHUNK: Final = 1 << 18  # bytes
 
 _MAINT: Final = 0x01 | 0x02 | 0x20 | 0x40  # forced, inherited, no address, by a failed name
 _DRAIN: Final = 0x08 | 0x10  # forced, inherited
@@ -92,12 +96,13 @@ async def look(socket: Path, backend: str, variables: tuple[str, str], timeout: 
     values = [found[1] if (found := _VALUE.search(part)) else "" for part in held.split("\n\n")]
     if len(values) <= len(variables):  # an empty line ends each answer
         raise _broken_off(socket, said)
-    return Look(
-        pid=facts.get("Pid", ""),
-        life=f"{facts.get('Pid', '')}.{values[1]}",
-        generation=int(values[0]) if values[0].isdigit() else 0,
-        servers={server.name: server for server in _servers(f"pxname,{stat}", _admin(states))},
-    )
+    with read_as_ours(f"HAProxy at {socket}"):
+        return Look(
+            pid=facts.get("Pid", ""),
+            life=f"{facts.get('Pid', '')}.{values[1]}",
+            generation=generation_in(values[0]) if values[0].isdecimal() else 0,
+            servers={server.name: server for server in _servers(f"pxname,{stat}", _admin(states))},
+        )
 
 
 def _broken_off(socket: Path, said: str) -> Uncertain:
@@ -109,7 +114,12 @@ async def _ask(socket: Path, line: str) -> str:
     try:
         writer.write(line.encode() + b"\n")
         await writer.drain()
-        return (await reader.read(-1)).decode(errors="replace")
+        said = bytearray()
+        while chunk := await reader.read(_CHUNK):
+            said += chunk
+            if len(said) > MAX_BYTES:
+                raise OSError(f"it says more than {MAX_BYTES} bytes")
+        return said.decode(errors="replace")
     finally:
         writer.close()
 
@@ -141,7 +151,7 @@ def _servers(stat: str, admin: Mapping[str, int]) -> Iterator[Server]:
             id=name,
             address=row["addr"],
             state=_state(state, row),
-            in_flight=int(row["scur"]) + int(row["qcur"]),
+            in_flight=count(int(row["scur"])) + count(int(row["qcur"])),
             reason="" if row["check_status"] in ("L7OK", "L4OK") else reason,
         )
         # `weight` is what it has now, `uweight` what was asked for: they differ while it starts slowly.

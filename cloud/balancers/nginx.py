@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-
 from cloud.balancers import nginx_file as files
+from cloud.balancers.exchange import Exchange, generation_in, read_as_ours, text_of
 from cloud.balancers.ledger import Ledger
 from cloud.balancers.nginx_file import EMPTY, Upstream
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
-from cloud.serving.sockets import reason_of
 from cloud.threads import WorkerThreads
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.value import replace
@@ -32,7 +30,8 @@ PROPAGATION: Final = 1.5
 _IN_FORCE_WITHIN: Final = 5.0  # s
 _SURE: Final = 3  # answers in a row by the new configuration
 _POLL: Final = 0.02  # s
-_OK: Final = 200
+_OK, _BROKEN = 200, 500
+_STATUS_MOST: Final = 65_536  # bytes of the status location's answer
 
 
 class NginxUpstream:
@@ -66,7 +65,9 @@ class NginxUpstream:
     ) -> None:
         self.name = name
         self._url, self._file, self._upstream, self._reload = url, file, upstream, tuple(reload)
-        self._ledger, self._clock, self._timeout = ledger, clock, timeout
+        self._ledger, self._clock = ledger, clock
+        # A connection that is kept would stay with an old worker.
+        self._exchange = Exchange(f"nginx at {url}", url, timeout=timeout, warm=False)
         self._thread = WorkerThreads(f"nginx-{name}", 1)
         self._order = asyncio.Lock()
 
@@ -81,7 +82,7 @@ class NginxUpstream:
         held = next((each for each in known if each.word == word), EMPTY)
         return BalancerView(
             incarnation=await asyncio.to_thread(_master, worker),
-            generation=int(word.partition(".")[0]),
+            generation=_generation(self._exchange.peer, word),
             targets=tuple(_target(spec) for spec in held.targets),
         )
 
@@ -155,7 +156,7 @@ class NginxUpstream:
             raise Uncertain(f"`{' '.join(self._reload)}` did not end in {_IN_FORCE_WITHIN:g} s") from None
         finally:
             if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo's belongs to root
                     process.kill()
         if process.returncode:
             words = " ".join(said.decode(errors="replace").split())[-400:]
@@ -164,22 +165,14 @@ class NginxUpstream:
             raise Denied(f"`{' '.join(self._reload)}` failed: {words}")
 
     async def _status(self) -> tuple[str, str]:
-        """The word of the set in force and the number of a worker, by a connection of its own: a kept one
-        would stay with an old worker. Raises Uncertain, Denied."""
-        timeout = aiohttp.ClientTimeout(total=self._timeout)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout, headers={"Connection": "close"}) as session,
-                session.get(self._url) as answer,
-            ):
-                words = (await answer.text()).split()
-                if answer.status != _OK or len(words) != 2:
-                    raise Denied(f"{self._url} is not the status location of `orchestrator balancer example`")
-                return words[0], words[1]
-        except TimeoutError:
-            raise Uncertain(f"nginx at {self._url} did not answer within {self._timeout:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Uncertain(f"nginx at {self._url} cannot be reached: {reason_of(error)}") from None
+        """The word of the set in force and the number of a worker. Raises Uncertain, Denied."""
+        status, data = await self._exchange.ask("GET", most=_STATUS_MOST)
+        words = text_of(data).split()
+        if status >= _BROKEN:
+            raise Uncertain(f"{self._exchange.peer} answered {status}")
+        if status != _OK or len(words) != 2:
+            raise Denied(f"{self._url} is not the status location of `orchestrator balancer example`")
+        return words[0], words[1]
 
     async def _acknowledged(self) -> Upstream:
         held = await self._ledger.read()
@@ -194,6 +187,12 @@ def _target(spec: TargetSpec) -> Target:
     return Target(
         id=spec.id, address=spec.address, state=TargetState.HEALTHY if active else TargetState.DRAINING
     )
+
+
+def _generation(peer: str, word: str) -> int:
+    """Raises Uncertain."""
+    with read_as_ours(peer):
+        return generation_in(word.partition(".")[0])
 
 
 def _master(worker: str) -> str:

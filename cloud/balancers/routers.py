@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-import aiohttp
 import orjson
 
+from cloud.balancers.exchange import Exchange, json_of, read_as_ours, text_of
 from cloud.balancers.ledger import Ledger
 from cloud.errors import CloudError, Denied, Uncertain
 from cloud.handover import WAIT, newcomers, one_takes_requests
 from cloud.ports import BalancerView, Capabilities, Clock
-from cloud.serving.sockets import reason_of
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.value import replace
 
@@ -33,6 +32,7 @@ that is put there again meanwhile is removed all the same."""
 
 _TAKEN_WITHIN: Final = 3.0  # s from a call that was accepted to the list that shows it
 _POLL: Final = 0.02  # s
+_REFUSED, _BROKEN = 300, 500
 _GONE: Final = (404, 410)
 _THERE: Final = (400, 409)
 
@@ -59,11 +59,9 @@ class RouterWorkers:
         wait: float = WAIT,
     ) -> None:
         self.name = name or kind
-        self._url, self._ledger, self._clock, self._wait = url.rstrip("/"), ledger, clock, wait
-        self._peer = f"{kind} at {self._url}"
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._session: aiohttp.ClientSession | None = None
+        self._ledger, self._clock, self._wait = ledger, clock, wait
+        self._peer = f"{kind} at {url.rstrip('/')}"
+        self._exchange = Exchange(self._peer, url, timeout=timeout, token=token)
         self._order = asyncio.Lock()
 
     async def observe(self) -> BalancerView:
@@ -108,11 +106,12 @@ class RouterWorkers:
             failed = [error for error in await asyncio.gather(*adds) if error is not None]
             if waiting:
                 await one_takes_requests(waiting, self._shown, desired, self._clock, self._wait)
-            await asyncio.gather(*map(self._remove, leaving))
+            stay = [error for error in await asyncio.gather(*map(self._remove, leaving)) if error is not None]
             failed += [error for error in await asyncio.gather(*late) if error is not None]
-            await self._ledger.write(wanted, generation)
-            if failed:
-                raise failed[0]
+            if not stay:  # until they have left, they are ours
+                await self._ledger.write(wanted, generation)
+            if stay or failed:
+                raise [*stay, *failed][0]
 
     async def detach(self, leaving: Sequence[TargetSpec], generation: int) -> None:
         """Remove those workers that are there. See `LoadBalancer.detach`."""
@@ -123,14 +122,17 @@ class RouterWorkers:
                 raise Denied(f"generation {held.generation} was applied, newer than {generation}")
             drained = [_drained(spec) if spec.id in going else spec for spec in held.targets]
             there = [workers[_at(s)] for s in held.targets if s.id in going and _at(s) in workers]
-            await asyncio.gather(*map(self._remove, (worker for worker in there if not _leaves(worker))))
+            going_on = [worker for worker in there if not _leaves(worker)]
+            stay = [
+                error for error in await asyncio.gather(*map(self._remove, going_on)) if error is not None
+            ]
+            if stay:
+                raise stay[0]
             await self._ledger.write(drained, held.generation)
 
     async def close(self) -> None:
-        """Release connections. The workers stay."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Release the connection. The workers stay."""
+        await self._exchange.close()
         self._ledger.close()
 
     async def _shown(self) -> tuple[Target, ...]:
@@ -139,10 +141,13 @@ class RouterWorkers:
     async def _add_again(self, spec: TargetSpec) -> CloudError | None:
         """Add one that is still leaving, once it has left."""
         until = self._clock.steady() + _LEAVES_WITHIN
-        while _at(spec) in await self._workers():
-            if self._clock.steady() >= until:
-                return Uncertain(f"{self._peer} still removes {spec.address}")
-            await self._clock.sleep(_POLL)
+        try:
+            while _at(spec) in await self._workers():
+                if self._clock.steady() >= until:
+                    return Uncertain(f"{self._peer} still removes {spec.address}")
+                await self._clock.sleep(_POLL)
+        except CloudError as error:
+            return error
         return await self._add(spec)
 
     async def _add(self, spec: TargetSpec) -> CloudError | None:
@@ -150,7 +155,7 @@ class RouterWorkers:
         body = {"url": _at(spec), "worker_type": "regular", "labels": {"spot-orchestrator": spec.id}}
         try:
             status, said = await self._call("POST", "/workers", body)
-            if status >= 300 and not (status in _THERE and "exists" in said):
+            if status >= _REFUSED and not (status in _THERE and "exists" in said):
                 return Denied(f"{self._peer} refused {spec.address}: {status} {said[:200]}")
             until = self._clock.steady() + _TAKEN_WITHIN
             while _at(spec) not in await self._workers():
@@ -161,38 +166,38 @@ class RouterWorkers:
             return error
         return None
 
-    async def _remove(self, worker: Mapping[str, Any]) -> None:
-        """Remove a worker and wait until it gets nothing any more."""
-        key = str(worker.get("id") or worker["url"])
-        status, said = await self._call("DELETE", f"/workers/{quote(key, safe='')}")
-        if status >= 300 and status not in _GONE:
-            raise Denied(f"{self._peer} does not remove {worker['url']}: {status} {said[:200]}")
-        until = self._clock.steady() + _TAKEN_WITHIN
-        while (left := (await self._workers()).get(worker["url"])) is not None and not _leaves(left):
-            if self._clock.steady() >= until:
-                raise Uncertain(f"{self._peer} accepted the removal of {worker['url']} and lists it still")
-            await self._clock.sleep(_POLL)
+    async def _remove(self, worker: Mapping[str, Any]) -> CloudError | None:
+        """Remove a worker and wait until it gets nothing any more; what went wrong, if anything did."""
+        key, url = str(worker.get("id") or worker["url"]), worker["url"]
+        try:
+            status, said = await self._call("DELETE", f"/workers/{quote(key, safe='')}")
+            if status >= _REFUSED and status not in _GONE:
+                return Denied(f"{self._peer} does not remove {url}: {status} {said[:200]}")
+            until = self._clock.steady() + _TAKEN_WITHIN
+            while (left := (await self._workers()).get(url)) is not None and not _leaves(left):
+                if self._clock.steady() >= until:
+                    return Uncertain(f"{self._peer} accepted the removal of {url} and lists it still")
+                await self._clock.sleep(_POLL)
+        except CloudError as error:
+            return error
+        return None
 
     async def _workers(self) -> Mapping[str, Mapping[str, Any]]:
         """All workers by URL."""
         status, said = await self._call("GET", "/workers")
-        if status >= 300:
+        if status >= _BROKEN:
+            raise Uncertain(f"{self._peer} does not list its workers: {status} {said[:200]}")
+        if status >= _REFUSED:
             raise Denied(f"{self._peer} does not list its workers: {status} {said[:200]}")
-        try:
-            return {str(row["url"]).rstrip("/"): row for row in orjson.loads(said)["workers"]}
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise Uncertain(f"{self._peer} sent a list that this version cannot read: {error!r}") from None
+        with read_as_ours(self._peer):
+            rows = json_of(self._peer, said.encode())["workers"]
+            listed = ({**row, "url": str(row["url"]).rstrip("/")} for row in rows)
+            return {row["url"]: row for row in listed}
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, str]:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
-        try:
-            async with self._session.request(method, self._url + path, json=body) as answer:
-                return answer.status, await answer.text()
-        except TimeoutError:
-            raise Uncertain(f"{self._peer} did not answer within {self._timeout.total} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Uncertain(f"{self._peer} cannot be reached: {reason_of(error)}") from None
+        data = None if body is None else orjson.dumps(body)
+        status, said = await self._exchange.ask(method, path, data)
+        return status, text_of(said)
 
 
 def _at(spec: TargetSpec) -> str:

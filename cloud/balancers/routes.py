@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-import orjson
-
+from cloud.balancers.exchange import Exchange, json_of, read_as_ours
 from cloud.errors import Uncertain
-from cloud.serving.sockets import reason_of
 from policies.routing import Backend, Kind, Route
 
 SCHEMA: Final = "gateway-routes/1"
+_OK: Final = 200
+
 MAX_BYTES: Final = 8 * 1024 * 1024
 """A document of more than this is none."""
 
@@ -112,30 +111,12 @@ async def read_routes(socket: Path, *, timeout: float = 2.0) -> Document:
 
     Each question is a connection of its own: one that hangs must not be found hanging by the next.
     """
-    peer = f"the gateway at {socket}"
-    try:
-        async with (
-            aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(socket)), timeout=aiohttp.ClientTimeout(total=timeout)
-            ) as session,
-            session.get("http://gateway/v1/routes") as answer,
-        ):
-            if answer.status != 200:
-                raise Uncertain(f"{peer} answered {answer.status}: it may be of an older version")
-            return parse(orjson.loads(await _body(answer)))
-    except TimeoutError:
-        raise Uncertain(f"{peer} did not answer within {timeout} s") from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise Uncertain(f"{peer} cannot be reached: {reason_of(error)}") from None
-    except ValueError as error:  # also what is no JSON
-        raise Uncertain(f"{peer} sent what this version cannot read: {error}") from None
-
-
-async def _body(answer: aiohttp.ClientResponse) -> bytes:
-    """All of an answer. Raises ValueError for one that is too long."""
-    raw = bytearray()
-    async for chunk in answer.content.iter_any():
-        raw += chunk
-        if len(raw) > MAX_BYTES:
-            raise ValueError(f"it is longer than {MAX_BYTES} bytes")
-    return bytes(raw)
+    exchange = Exchange(
+        f"the gateway at {socket}", "http://gateway", socket=socket, timeout=timeout, warm=False
+    )
+    status, data = await exchange.ask("GET", "/v1/routes", most=MAX_BYTES)
+    if status != _OK:
+        raise Uncertain(f"{exchange.peer} answered {status}: it may be of an older version")
+    body = json_of(exchange.peer, data)
+    with read_as_ours(exchange.peer):
+        return parse(body)

@@ -52,6 +52,9 @@ MAX_NAME = 256
 MAX_WEIGHT = 65535
 MAX_ID = 128
 MAX_BUILD = 128
+MAX_GENERATION = (1 << 62) - 1
+"""No daemon gets so far; balancers and JSON hold numbers of 64 bits."""
+
 MAX_BYTES = 64 * 1024 * 1024
 """The longest document that is read, pushed or from a file."""
 
@@ -136,11 +139,12 @@ def parse(data: bytes) -> TargetSet:
     return _document(body)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int | None = None) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int | None = None, synced: bool = True) -> None:
     """Replace a file so that a reader sees the old or the new content, also after a power cut.
 
     Writes a temporary file beside it, syncs, renames, syncs the directory. `mode`: its permissions, where not
-    those of any new file. Blocks on the disk. Raises OSError.
+    those of any new file. Not `synced`, it may be empty after a power cut, until `sync`. Blocks on the disk.
+    Raises OSError.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.partial")
     try:
@@ -149,17 +153,29 @@ def write_atomic(path: Path, data: bytes, *, mode: int | None = None) -> None:
                 os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    if synced:
+        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync(path: Path) -> None:
+    """Have a file that was replaced survive a power cut. Blocks on the disk. Raises OSError."""
+    _sync(path, os.O_RDONLY)
+    _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    number = os.open(path, flags)
     try:
-        os.fsync(directory)
+        os.fsync(number)
     finally:
-        os.close(directory)
+        os.close(number)
 
 
 class _Fault(Exception):
@@ -184,8 +200,8 @@ def _document(body: Any) -> TargetSet:
 
 
 def _check_top(generation: Any, pool: Any, written_at: Any) -> None:
-    if not _is_int(generation) or generation < 0:
-        raise TargetsError(f"generation: {generation!r}: expected a whole number, zero or more")
+    if not _is_int(generation) or not 0 <= generation <= MAX_GENERATION:
+        raise TargetsError(f"generation: {generation!r}: expected a whole number from 0 to {MAX_GENERATION}")
     if not isinstance(pool, str) or not pool:
         raise TargetsError(f"pool: {pool!r}: expected a non-empty string")
     if not _is_time(written_at):

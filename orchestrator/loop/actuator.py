@@ -24,6 +24,7 @@ from cloud.errors import (
 )
 from cloud.logger import structlog
 from cloud.ports import Clock, Engine, EngineCommand, Instances, LaunchRequest, LoadBalancer
+from orchestrator.loop.balancer_call import kept_apart
 from orchestrator.loop.last_words import LastWords
 from orchestrator.metrics.calls import counted
 from policies.actions import Action, Cause, Launch, LoadAdapter, Start, Stop, Terminate, UnloadAdapter
@@ -367,7 +368,8 @@ class TargetWriter:
                 with counted(self._pool, self._balancer.name, "write"):
                     async with asyncio.timeout(self._timeout):
                         write = self._balancer.apply if wish.whole else self._balancer.detach
-                        await write(wish.targets, self.generation)
+                        call = write(wish.targets, self.generation)
+                        await kept_apart(self._balancer.name, "write", call)
             except (CloudError, TimeoutError) as error:
                 self.error = str(error) or f"no acknowledgement within {self._timeout:.0f} s"
                 log.warning("balancer.write_failed", balancer=self._balancer.name, error=self.error)
@@ -404,7 +406,7 @@ class TargetWriter:
         try:
             with counted(self._pool, self._balancer.name, "read"):
                 async with asyncio.timeout(self._timeout):
-                    view = await self._balancer.observe()
+                    view = await kept_apart(self._balancer.name, "read", self._balancer.observe())
         except (CloudError, TimeoutError):
             return
         if self._leading():

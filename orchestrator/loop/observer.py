@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cloud.errors import CloudError
 from cloud.logger import structlog
 from cloud.ports import BalancerView, Clock, Engine, Instances, LoadBalancer, Notices, Offerings
+from orchestrator.loop.balancer_call import kept_apart
 from orchestrator.loop.gpu_watch import GpuWatch
 from orchestrator.metrics.calls import counted
 from policies.adapter_use import AdapterMeter, together
@@ -265,7 +266,7 @@ class Observer:
         known = self._targets[balancer.name]
 
         async def targets() -> tuple[Target, ...]:
-            seen = await balancer.observe()
+            seen = await kept_apart(balancer.name, "read", balancer.observe())
             self.incarnations[balancer.name] = seen.incarnation
             waited = self._meters[balancer.name].waiting
             meter = self._meters[balancer.name].read(seen.adapters, self._clock.now())

@@ -50,6 +50,7 @@ def _balancer(config: Config, table: BalancerTable, clock: Clock, gateway: Gatew
             clock=clock,
             name=table.title,
             wait=table.wait,
+            on_file_error=partial(_file_failed, table.title),
         )
     if table.kind == "nginx" and table.file is not None:
         return NginxUpstream(

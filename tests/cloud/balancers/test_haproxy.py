@@ -1,12 +1,12 @@
 """What only HAProxy does: its file, its names, its own servers, a process that is frozen or half done."""
 
-import asyncio
 import signal
 from pathlib import Path
 
 import pytest
 
 from cloud.balancers import haproxy_file as files
+from cloud.balancers import haproxy_wire
 from cloud.balancers.haproxy import HaproxyBackend
 from cloud.balancers.haproxy_wire import exchange, look
 from cloud.clock import SystemClock
@@ -65,30 +65,32 @@ async def test_servers_of_others_stay_and_are_not_shown(stand):
     assert {await at.ask() for _ in range(10)} == {"b"}
 
 
-async def test_an_answer_that_breaks_off_is_no_answer(stand, tmp_path):
+async def test_an_answer_that_breaks_off_is_no_answer(stand, monkeypatch):
     """Wherever HAProxy dies in it: servers or the generation would be missing."""
     at = await stand(Haproxy)
     a, b = at.servers
     await at.balancer.apply([a.spec(), b.spec()], 7)
-    variables, heard, answers = ("proc.so_gen_test", "proc.so_life_test"), b"", b""
+    socket, whole, answer = at.program.folder / "haproxy.sock", "", ""
+    ask = haproxy_wire._ask
 
-    async def answer(reader, writer):
-        nonlocal heard
-        heard = await reader.readline()
-        writer.write(answers)
-        writer.close()
+    async def heard(socket, line):
+        nonlocal whole
+        whole = await ask(socket, line)
+        return whole
 
-    server = await asyncio.start_unix_server(answer, str(tmp_path / "s"))
-    async with server:
+    async def played(*_):
+        return answer
+
+    variables = ("proc.so_gen_test", "proc.so_life_test")
+    monkeypatch.setattr(haproxy_wire, "_ask", heard)
+    assert (await look(socket, "test", variables, 5.0)).generation == 7
+    monkeypatch.setattr(haproxy_wire, "_ask", played)
+    for length in range(len(whole)):
+        answer = whole[:length]
         with pytest.raises(Uncertain):
-            await look(tmp_path / "s", "test", variables, 5.0)
-        whole = (await said(at, heard.decode().strip())).encode()
-        for length in range(1, len(whole)):
-            answers = whole[:length]
-            with pytest.raises(Uncertain):
-                await look(tmp_path / "s", "test", variables, 5.0)
-        answers = whole
-        assert (await look(tmp_path / "s", "test", variables, 5.0)).generation == 7
+            await look(socket, "test", variables, 5.0)
+    answer = whole
+    assert (await look(socket, "test", variables, 5.0)).generation == 7
 
 
 async def test_a_frozen_haproxy_is_uncertain_and_goes_on_where_it_was(stand):

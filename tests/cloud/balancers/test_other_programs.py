@@ -7,8 +7,10 @@ import aiohttp
 import orjson
 import pytest
 
-from cloud.balancers import nginx_file
+from cloud.balancers import envoy, nginx_file
+from cloud.balancers.envoy import EnvoyCluster
 from cloud.balancers.targets_file import copy_of
+from cloud.clock import SystemClock
 from cloud.errors import CloudError, Denied, Uncertain
 from policies.model import TargetPhase, TargetSpec, TargetState
 from tests.support.balancer_programs import Envoy, Nginx, Smg, VllmRouter
@@ -60,10 +62,75 @@ async def test_envoy_gets_a_damaged_file_again(stand, damage):
 
 async def test_a_frozen_envoy_is_uncertain(stand):
     at = await stand(Envoy, "a")
+    place = at.program.write()
+    quick = EnvoyCluster(
+        admin=f"http://127.0.0.1:{place.admin_port}",
+        file=at.program.folder / "endpoints.json",
+        cluster="test",
+        clock=SystemClock(),
+        timeout=0.2,
+    )
     at.program.signal(signal.SIGSTOP)
-    with pytest.raises(Uncertain):
-        await at.balancer.observe()
+    with pytest.raises(Uncertain, match="did not answer"):
+        await quick.observe()
     at.program.signal(signal.SIGCONT)
+    await quick.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "left"), [("envoy", b""), ("envoy", b"\0" * 300), ("daemon", b"\0" * 300), ("daemon", None)]
+)
+async def test_what_a_power_cut_left_of_its_file_is_put_right(stand, left, first):
+    """The file is on the disk for good only a moment after Envoy has it. Without one Envoy does not start."""
+    at = await stand(Envoy)
+    a, b = at.servers
+    await at.balancer.apply([a.spec(), b.spec()], 7)
+    await at.program.stop()
+    file = at.program.folder / "endpoints.json"
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(left)
+    daemon = at.program.adapter()
+    if first == "daemon":
+        with pytest.raises(Uncertain):
+            await daemon.apply([a.spec(TargetPhase.DRAINING), b.spec()], 1 << 20)
+    await at.program.start()
+    if first == "envoy":
+        assert (await daemon.observe()).targets == ()  # so that a turn writes the set again
+        await daemon.apply([a.spec(TargetPhase.DRAINING), b.spec()], 1 << 20)
+    await at.until(a=DRAINING, b=HEALTHY)
+    assert (await daemon.observe()).generation == 1 << 20
+    assert {await at.ask() for _ in range(5)} == {"b"}
+    await daemon.close()
+
+
+async def test_envoys_file_reaches_the_disk_and_that_it_does_not_is_said(stand, monkeypatch):
+    at = await stand(Envoy, "a")
+    synced, errors = [], []
+
+    def sync(path):
+        synced.append(path)
+        if len(synced) > 1:
+            raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(envoy, "sync", sync)
+    place = at.program.write()
+    made = EnvoyCluster(
+        admin=f"http://127.0.0.1:{place.admin_port}",
+        file=at.program.folder / "endpoints.json",
+        cluster="test",
+        clock=SystemClock(),
+        on_file_error=errors.append,
+    )
+    await made.apply([at.servers[0].spec()], 1)
+    await made.flush()
+    assert (synced, errors) == ([at.program.folder / "endpoints.json"], [])
+    await made.apply([], 2)
+    await made.flush()
+    assert len(synced) == 2
+    assert "input/output error" in errors[0]
+    await made.close()
 
 
 async def test_nginx_with_a_damaged_file_goes_on_and_is_put_right(stand):

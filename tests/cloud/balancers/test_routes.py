@@ -103,10 +103,10 @@ async def test_every_field_of_a_document_is_read() -> None:
         ((), False, "cannot be reached"),
         ((http(GOOD, length=1000),), False, "cannot be reached"),
         ((http(b"{}", "404 Not Found"),), False, "answered 404"),
-        ((http(b"no json"),), False, "cannot read"),
+        ((http(b"no json"),), False, "sent no JSON"),
         ((http(b"[]"),), False, "cannot read"),
         ((http(b'{"schema": "gateway-routes/2"}'),), False, "gateway-routes/2"),
-        ((http(b"x" * 2000),), False, "longer than 1000 bytes"),
+        ((http(b"x" * 2000),), False, "more than 1000 bytes"),
     ],
     ids=["silent", "half", "ends", "cut", "older", "no-json", "list", "newer", "long"],
 )
