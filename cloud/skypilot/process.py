@@ -46,6 +46,8 @@ SECONDS: Final[Mapping[str, float]] = {
 _START_SECONDS: Final = 180.0  # SkyPilot's import takes seconds, and much longer beside other work
 _SLOWEST: Final = 60.0  # s between two starts of a helper that keeps ending
 _LASTED: Final = 300.0  # s after which an end is no sign that the next start will fail as well
+_CHUNK: Final = 1 << 16  # bytes that are read at once of what it writes for people
+_LONGEST_WORDS: Final = 300  # characters that are kept of a line of it
 _USER_ID: Final = re.compile(r"[a-z0-9]{4,16}")
 _PASSED: Final = re.compile(
     r"(AWS|AZURE|GOOGLE|CLOUDSDK|GCP|NEBIUS|OCI|RUNPOD|VAST|VERDA|SSL|REQUESTS|CURL)_\w+"
@@ -221,21 +223,26 @@ class Helper:
         except ValueError as error:
             self._said.append(f"it wrote what is no answer: {error}")
             log.error("skypilot.answer_refused", error=str(error))
-        finally:
             _kill(process)
-            code = await process.wait()
+        finally:
+            code = await _code(process)
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
                 await asyncio.wait_for(words, 1.0)
             self._ended(process, code)
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        """Keep the last lines that it writes for people."""
-        if process.stderr is None:
-            return
-        with contextlib.suppress(ValueError):
-            while data := await process.stderr.readline():
-                if text := data.decode("utf-8", "replace").strip():
-                    self._said.append(text[:300])
+        """Keep the last lines that it writes for people. All of it is read, else the helper would wait."""
+        rest = b""
+        while process.stderr is not None and (data := await process.stderr.read(_CHUNK)):
+            *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
+            for line in (*lines, rest) if len(rest) > _LONGEST_WORDS else lines:
+                self._keep(line)
+            rest = rest if len(rest) <= _LONGEST_WORDS else b""
+        self._keep(rest)
+
+    def _keep(self, line: bytes) -> None:
+        if text := line.decode("utf-8", "replace").strip():
+            self._said.append(text[:_LONGEST_WORDS])
 
     def _take(self, process: asyncio.subprocess.Process, answer: wire.Answer) -> None:
         if process is not self._process:
@@ -391,6 +398,17 @@ def environment(settings: HelperSettings, ours: Mapping[str, str]) -> dict[str, 
 def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
+
+
+async def _code(process: asyncio.subprocess.Process) -> int:
+    """How one ends that says no more; it is ended where it does not. A kill of one that has just ended would
+    lose that."""
+    try:
+        async with asyncio.timeout(1.0):
+            return await process.wait()
+    except TimeoutError:
+        _kill(process)
+        return await process.wait()
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

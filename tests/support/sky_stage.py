@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_stage import ZONES
 
 from cloud.ports import Clock, EngineCommand, LaunchRequest
 from cloud.skypilot.instances import SkyInstances
@@ -143,10 +144,13 @@ def furnish(home: Path, shim: Any, zones: tuple[str, ...]) -> None:
     (catalogue / "common" / "accelerators.csv").write_text("AcceleratorName,Clouds\nL4,aws\nA10G,aws\n")
 
 
-def account(shim: Any) -> str:
-    """What a user has there: a way out of the default network, and a security group; the group's id."""
+def account(shim: Any, block: str = "127.79") -> str:
+    """What a user has there: a network on the loopback with a way out, and a security group in it, whose id
+    this is. SkyPilot launches in the network of the group."""
     ec2 = shim.client("ec2")
-    vpc = ec2.describe_vpcs(Filters=[{"Name": "isDefault", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
+    vpc = ec2.create_vpc(CidrBlock=f"{block}.0.0/16")["Vpc"]["VpcId"]
+    for number, zone in enumerate(ZONES):
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"{block}.{16 * number}.0/20", AvailabilityZone=zone)
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
     main = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "association.main", "Values": ["true"]}]
@@ -157,7 +161,7 @@ def account(shim: Any) -> str:
 
 
 def real_settings(
-    home: Path, shim: Any, places: list[SkyRegion], environment: Mapping[str, str]
+    home: Path, shim: Any, places: list[SkyRegion], environment: Mapping[str, str], ssh_proxy: str = ""
 ) -> HelperSettings:
     """The real helper, with the stand-in for AWS as its endpoint."""
     return HelperSettings(
@@ -165,6 +169,6 @@ def real_settings(
         home=home,
         regions=tuple(place.region for place in places),
         user_id="deadbeef",
-        config=sky_config("aws", {place.region: place for place in places}),
+        config=sky_config("aws", {place.region: place for place in places}, ssh_proxy),
         environment={**environment, "AWS_ENDPOINT_URL": shim.url, "AWS_DEFAULT_REGION": "us-east-1"},
     )

@@ -5,9 +5,10 @@
 
 A process that holds the adapters, as the daemon does, is asked for nodes; it or its helper is killed with -9
 at random instants, and what follows it asks for the same tokens again, as the daemon's journal has it do.
-Every third machine of a kill is taken back before that. It prints what was seen and measured, and fails when
-a token has another number of machines than one, when a machine is left, when SkyPilot made a role or opened
-a port, or when the helper needs more memory than it may.
+Every third machine of a kill is taken back before that. Last, a whole daemon (`orchestrator run`) brings up a
+pool and is killed with -9 in the middle of it. It prints what was seen and measured, and fails when a token
+has another number of machines than one, when a machine or a helper is left, when SkyPilot made a role or
+opened a port, when the helper or the daemon needs more memory than it may, or the daemon imports SkyPilot.
 
 Exit code: 0 all held, 1 something did not.
 """
@@ -27,14 +28,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from aws_stage import ZONES, AwsShim, credentials, running_shim  # noqa: E402
+from aws_stage import ZONES, AwsShim, EnginesHere, credentials, free_port, kept, running_shim  # noqa: E402
+from sky_daemon import SkyDaemon  # noqa: E402
 from sky_stage import FORBIDDEN, POOL, REGION, Sky, account, furnish, real_settings, region, request  # noqa: E402
 
 from cloud.clock import SystemClock  # noqa: E402
@@ -42,6 +44,8 @@ from cloud.errors import CloudError  # noqa: E402
 from policies.model import InstanceState, Market  # noqa: E402
 
 MOST_MEMORY = 600e6  # bytes of the helper with all nodes
+MOST_OF_DAEMON = 150e6  # bytes of the daemon
+POOL_OF_DAEMON = 20  # nodes at most, since an engine runs for each
 
 
 @contextlib.asynccontextmanager
@@ -290,6 +294,69 @@ async def many(run: Run, shim: AwsShim, sky: Sky, nodes: int) -> None:
     run.say("machines left at the end", len(left))
 
 
+async def whole_daemon(run: Run, shim: AwsShim, directory: Path, group: str, nodes: int) -> None:
+    """`orchestrator run` with a pool through SkyPilot, killed half-way."""
+    home, port = directory / "daemon-home", free_port()
+    furnish(home, shim, ZONES)
+    daemon = SkyDaemon(directory, shim.url, home, group, port, nodes)
+    of_pool = lambda: [m for m in shim.machines(POOL) if m["state"] in ("pending", "running")]  # noqa: E731
+    run.need(not of_pool(), "machines are there before the daemon begins")
+    try:
+        async with kept(EnginesHere(shim, port)):
+            began = time.monotonic()
+            daemon.start()
+            await asyncio.to_thread(wait_for, lambda: len(of_pool()) >= max(1, nodes // 2))
+            daemon.process.kill()
+            daemon.process.wait()
+            run.say("daemon killed with -9 at machines", len(of_pool()))
+            daemon.start()
+            await asyncio.to_thread(daemon.until_ready)
+            run.say(
+                f"whole daemon: {nodes} nodes ready after", f"{time.monotonic() - began:.1f} s, kill included"
+            )
+            run.need(len(of_pool()) == nodes, f"the daemon has {len(of_pool())} machines for {nodes} nodes")
+            memory = daemon.most_memory()
+            packages = await asyncio.to_thread(daemon.stop)
+    finally:
+        daemon.close()
+    run.say("daemon, most memory", f"{memory / 1e6:.0f} MB")
+    run.need(memory < MOST_OF_DAEMON, f"the daemon held {memory / 1e6:.0f} MB")
+    heavy = sorted(packages & {"sky", "pandas", "numpy", "boto3"})
+    run.say("packages imported by the daemon, of SkyPilot", f"{len(packages)}, {heavy or 'none'}")
+    run.need(not heavy, f"the daemon imported {heavy}")
+    left = helpers_of(home)
+    run.need(not left, f"helpers outlived the daemon: {left}")
+    shim.client("ec2").terminate_instances(InstanceIds=[m["id"] for m in of_pool()])
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + 300
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError("it did not become true within 5 minutes")
+        time.sleep(0.05)
+
+
+def helpers_of(home: Path) -> list[int]:
+    """Processes that have this home in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(home).encode() in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+    return found
+
+
+def machine() -> str:
+    """This machine, in words."""
+    models = {
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    }
+    name = min(models, default="model name: unknown").partition(":")[2].strip()
+    return f"{os.cpu_count()} cores, {name}, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}"
+
+
 def main() -> int:
     """The whole run; the exit code."""
     if sys.argv[1:2] == ["--hold"]:
@@ -307,8 +374,10 @@ def main() -> int:
         group = account(shim)
         furnish(home, shim, ZONES)
         before = Counter(shim.order("calls"))
+        run.say("machine", machine())
         kills(run, shim, home, group, options.kills, options.seed)
         asyncio.run(whole(run, shim, home, group, options.nodes))
+        asyncio.run(whole_daemon(run, shim, Path(directory), group, min(options.nodes, POOL_OF_DAEMON)))
         tokens = Counter(m["token"] for m in shim.order("machines")["machines"])
         run.need(set(tokens.values()) == {1}, f"tokens with several machines: {tokens}")
         run.say("tokens, machines", f"{len(tokens)}, {sum(tokens.values())}")

@@ -7,22 +7,26 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from aws_stage import ZONES, credentials, free_port
+from aws_stage import ZONES, EnginesHere, credentials, free_port, kept
 from node_bench import Machine, running_imds
+from sky_daemon import SkyDaemon
 from sky_stage import (
     FORBIDDEN,
     POOL,
     REGION,
+    ROOT,
     Sky,
     account,
     furnish,
@@ -31,15 +35,24 @@ from sky_stage import (
     region,
     request,
 )
+from ssh_machine import may_mount, relay, running_sshd
 
 from cloud.clock import SystemClock
 from cloud.cloud_init.user_data import NodeSetup, unpacked, user_data
 from cloud.engines.simulated import SimulatedEngine
 from cloud.errors import CloudError
-from cloud.ports import EngineSpec
+from cloud.ports import EngineCommand, EngineSpec
+from cloud.skypilot.clouds import CLOUDS
+from cloud.skypilot.start import start_script
 from policies.model import Ending, InstanceState, Market
 
 pytestmark = [pytest.mark.skypilot, pytest.mark.slow, pytest.mark.timeout(600), needs_skypilot]
+
+
+def engine_command() -> EngineCommand:
+    """What starts an engine on a machine."""
+    spec = EngineSpec(model="simulated", served_name="simulated", executable=sys.executable)
+    return SimulatedEngine(SystemClock(), model_name="simulated", task="generate").command(spec)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +65,7 @@ def group(aws_shim_process: Any) -> str:
 async def sky(aws_shim: Any, group: str, tmp_path: Path) -> AsyncIterator[Sky]:
     """The adapters with a helper that runs SkyPilot, and machines whose user-data starts an engine."""
     port = free_port()
-    spec = EngineSpec(model="simulated", served_name="simulated", executable=sys.executable)
-    command = SimulatedEngine(SystemClock(), model_name="simulated", task="generate").command(spec)
-    data = user_data(NodeSetup(pool=POOL, command=command, port=port, local_disk=False))
+    data = user_data(NodeSetup(pool=POOL, command=engine_command(), port=port, local_disk=False))
     places = [region(network=group, zones=ZONES, image="ami-12345678", user_data=data, engine_port=port)]
     home = tmp_path / "home"
     furnish(home, aws_shim, ZONES)
@@ -114,23 +125,21 @@ async def test_one_machine_from_its_launch_to_its_end(sky: Sky, aws_shim: Any) -
     assert [name for name in FORBIDDEN if calls.get(name, 0) > before.get(name, 0)] == []
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "word"),
-    [
-        ("InsufficientInstanceCapacity", 500, "no-capacity"),
-        ("MaxSpotInstanceCountExceeded", 400, "quota"),
-        ("RequestLimitExceeded", 503, "throttled"),
-        ("InvalidParameterValue", 400, "misconfigured"),
-    ],
-)
-async def test_a_refusal_is_one_call_and_burns_no_token(
-    sky: Sky, aws_shim: Any, code: str, status: int, word: str
-) -> None:
-    aws_shim.order("fault", action="RunInstances", kind="error", code=code, status=status)
-    with pytest.raises(CloudError) as refused:
-        await sky.instances.launch(request("t/1", Market.SPOT, ZONES[0]))
-    assert refused.value.word == word
-    assert (aws_shim.order("calls")["RunInstances"], aws_shim.machines(POOL)) == (1, [])
+REFUSALS = {
+    "InsufficientInstanceCapacity": (500, "no-capacity"),
+    "MaxSpotInstanceCountExceeded": (400, "quota"),
+    "RequestLimitExceeded": (503, "throttled"),
+    "InvalidParameterValue": (400, "misconfigured"),
+}
+
+
+async def test_a_refusal_is_one_call_and_burns_no_token(sky: Sky, aws_shim: Any) -> None:
+    for number, (code, (status, word)) in enumerate(REFUSALS.items()):
+        aws_shim.order("fault", action="RunInstances", kind="error", code=code, status=status)
+        with pytest.raises(CloudError) as refused:
+            await sky.instances.launch(request("t/1", Market.SPOT, ZONES[0]))
+        assert (code, refused.value.word) == (code, word)
+        assert (aws_shim.order("calls")["RunInstances"], aws_shim.machines(POOL)) == (number + 1, [])
     launched = await sky.instances.launch(request("t/1", Market.SPOT, ZONES[0]))
     assert [m["id"] for m in aws_shim.machines(POOL)] == [launched.id]
 
@@ -165,14 +174,13 @@ async def test_its_user_data_starts_an_engine(sky: Sky, aws_shim: Any, tmp_path:
         paths = [
             f"{machine.directory}{word}" if word.startswith(("/opt/", "/run/")) else word for word in words
         ]
-        root = Path(__file__).parents[2]
         port = json.loads((machine.directory / "opt/orchestrator/engine.json").read_text())["port"]
         process = await asyncio.create_subprocess_exec(
             getattr(sys, "_base_executable", sys.executable),
             *paths,
             env={
                 **os.environ,
-                "PYTHONPATH": f"{machine.directory}/opt/orchestrator:{root}",
+                "PYTHONPATH": f"{machine.directory}/opt/orchestrator:{ROOT}",
                 "AWS_EC2_METADATA_SERVICE_ENDPOINT": machine.url,
             },
         )
@@ -182,6 +190,64 @@ async def test_its_user_data_starts_an_engine(sky: Sky, aws_shim: Any, tmp_path:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+@pytest.mark.debian("/usr/sbin/sshd", package="openssh-server")
+async def test_an_engine_starts_over_ssh(
+    aws_shim: Any, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: Any
+) -> None:
+    """SkyPilot's SSH as on clouds that take no user-data, to a real sshd that stands for the machine."""
+    if not may_mount():
+        lacking("a machine for SSH needs root and the right to mount")
+    row = replace(CLOUDS["aws"], starts_by="ssh")
+    monkeypatch.setattr("cloud.skypilot.places.CLOUDS", {**CLOUDS, "aws": row})
+    port, door = free_port(), free_port()
+    command = replace(engine_command(), env={"PYTHONPATH": str(ROOT)})
+    script = start_script(POOL, command, port)
+    places = [region(network=group, zones=ZONES, image="ami-12345678", script=script, engine_port=port)]
+    home = tmp_path / "home"
+    furnish(home, aws_shim, ZONES)
+    settings = real_settings(home, aws_shim, places, credentials(), relay(tmp_path, door))
+    sky = Sky(settings, places, SystemClock(), tmp_path / "launches")
+    try:
+        node = await sky.instances.launch(request("t/1", Market.SPOT, ZONES[0]))
+        await until(sky, node.id, InstanceState.RUNNING)
+        await asyncio.gather(*sky.instances.orders)  # in vain: nobody answers yet
+        held = aws_shim.client("ec2").describe_instance_attribute(InstanceId=node.id, Attribute="userData")
+        key = re.search(r"ssh-\S+ \S+", base64.b64decode(held["UserData"]["Value"]).decode())
+        assert key is not None
+        with running_sshd(tmp_path, door, "ubuntu", key[0]) as opt:
+            pids = set()
+            for _ in range(2):
+                await sky.instances.list(POOL, REGION)
+                await asyncio.gather(*sky.instances.orders)
+                await asyncio.to_thread(until_it_answers, port)
+                pids.add((opt / "orchestrator" / "pid").read_text())
+            assert len(pids) == 1
+            assert sorted(file.name for file in (opt / "orchestrator").iterdir()) == [
+                "engine.log",
+                "engine.sh",
+                "pid",
+            ]
+    finally:
+        await sky.close()
+
+
+async def test_a_whole_daemon_is_small_and_imports_no_sky(aws_shim: Any, group: str, tmp_path: Path) -> None:
+    home, port = tmp_path / "home", free_port()
+    furnish(home, aws_shim, ZONES)
+    daemon = SkyDaemon(tmp_path, aws_shim.url, home, group, port, nodes=2)
+    async with kept(EnginesHere(aws_shim, port)):
+        try:
+            daemon.start()
+            await asyncio.to_thread(daemon.until_ready)
+            assert len({m["token"] for m in aws_shim.machines(POOL)}) == len(aws_shim.machines(POOL)) == 2
+            assert daemon.most_memory() < 150e6
+            packages = daemon.stop()
+        finally:
+            daemon.close()
+    assert "orchestrator" in packages
+    assert not packages & {"sky", "pandas", "numpy", "boto3", "botocore"}
 
 
 def until_it_answers(port: int) -> None:

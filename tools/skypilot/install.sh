@@ -10,6 +10,7 @@
 #   SKYPILOT_LOCK    what is installed, by hash               (default: skypilot.lock)
 # Exit code: 0 installed (or already there), 1 failed: pip said why.
 set -euo pipefail
+umask 022 # the daemon's user reads what root makes here
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)

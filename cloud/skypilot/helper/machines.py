@@ -34,6 +34,7 @@ _STATES: Final = {"INIT": "pending", "UP": "running", "STOPPED": "stopped"}
 _AUTH: Final = ("ssh_user", "ssh_private_key", "ssh_proxy_command")
 _ENDED: Final = ("terminated", "absent")
 _KEPT: Final = 1000  # configurations that are held in memory
+_SCRIPT_SECONDS: Final = 120  # that the script may take there: one that hangs keeps a thread no longer
 
 
 class SkyMachines:
@@ -122,7 +123,7 @@ class SkyMachines:
         packed = base64.b64encode(script.encode()).decode()
         become = "$(command -v sudo >/dev/null && [ $(id -u) != 0 ] && echo sudo -n)"
         code, _, said = runner.run(
-            f"echo {packed} | base64 -d | {become} sh -s",
+            f"echo {packed} | base64 -d | {become} timeout {_SCRIPT_SECONDS} sh -s",
             require_outputs=True,
             stream_logs=False,
             log_path=os.devnull,

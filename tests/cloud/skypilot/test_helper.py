@@ -20,7 +20,7 @@ WHAT = {"token": "t", "cluster": "c"}
 async def test_its_end_is_uncertain_and_the_next_question_starts_another(stage, asked):
     daemon = stage.daemon()
     stage.cloud.fault("launch", "die")
-    with pytest.raises(Uncertain, match="ended with"):
+    with pytest.raises(Uncertain, match="ended with 9 "):
         await daemon.instances.launch(asked())
     assert (daemon.helper.state.up, daemon.helper.state.ends) == (False, 1)
     launched = await daemon.instances.launch(asked())
@@ -122,6 +122,14 @@ async def test_an_answer_that_comes_twice_or_for_nobody_is_passed_over(stage):
     assert helper.state.ends == 0
 
 
+async def test_what_it_writes_for_people_never_holds_it_up(stage):
+    """As a bar of progress does, which ends no line for days; more than a line and a pipe hold."""
+    program = "sys.stderr.write('at 1 %\\r' * 500_000 + 'x' * 3_000_000); sys.stderr.flush(); say(id=n, ok=n)"
+    helper = stage.daemon(settings=speaking(stage.home, program)).helper
+    async with asyncio.timeout(30):
+        assert [await helper.ask("info") for _ in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -152,7 +160,7 @@ async def test_everybody_who_waits_is_told_of_its_end(stage):
     await stage.until(lambda: stage.cloud.asked("prices") == 2)
     os.kill(helper.pid, signal.SIGKILL)
     for each in waiting:
-        with pytest.raises(Uncertain):
+        with pytest.raises(Uncertain, match="ended with -9 "):
             await each
 
 
