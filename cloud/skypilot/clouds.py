@@ -13,6 +13,9 @@ from typing import Final, Literal
 VERSION: Final = "0.14.1"
 """Of SkyPilot, as skypilot.lock pins it: the helper uses names that another version may not have."""
 
+CATALOGUE: Final = "v8"
+"""The version of the catalogues' form, the folder that it keeps them in."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyCloud:

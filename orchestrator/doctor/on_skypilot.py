@@ -10,7 +10,7 @@ from typing import Final
 
 from cloud.errors import CloudError
 from cloud.ports import Clock
-from cloud.skypilot.clouds import CLOUDS, VERSION
+from cloud.skypilot.clouds import CATALOGUE, CLOUDS, VERSION
 from cloud.skypilot.offerings import SkyOfferings
 from cloud.skypilot.process import HelperApart
 from cloud.tombstones import Stage, Tombstones
@@ -19,6 +19,7 @@ from orchestrator.doctor.findings import Check, Finding, Findings, fail, ok, ski
 from orchestrator.wiring.skypilot import regions_of, settings_of
 
 _START: Final = 90.0  # s more than other checks get: SkyPilot's import takes long beside other work
+_OLD: Final = 2.0  # days; SkyPilot fetches most catalogues every 7 hours
 _OWNER: Final = "run this as the daemon's user, or give the file to that user"
 
 
@@ -138,7 +139,21 @@ class SkyPilotDoctor:
             if prices and not lacks and not sold.problem:
                 told = ", ".join(f"{kind} ${price:.3f} an hour" for kind, price in sorted(prices.items()))
                 found.append(ok(told, part))
-        return found or [skipped("the pool names no region")]
+        return [*found, *self._age()] or [skipped("the pool names no region")]
+
+    def _age(self) -> Findings:
+        """Whether the daemon's prices are kept fresh. SkyPilot leaves a catalogue alone that does not look as
+        it fetched it, also after a kill in the middle of that."""
+        file = self._table.home / ".sky" / "catalogs" / CATALOGUE / self._table.cloud / "vms.csv"
+        try:
+            days = (self._clock.now() - file.stat().st_mtime) / 86_400.0
+        except OSError:  # it is fetched at the first start, and another user may not see it
+            return []
+        if days < _OLD:
+            return []
+        text = f"{file} is {days:.0f} days old, and so are the prices that a spend cap goes by"
+        advice = "unless you wrote it yourself, remove it: SkyPilot fetches it anew"
+        return [warn(text, advice, "prices")]
 
 
 def _creatable(path: Path) -> Finding:

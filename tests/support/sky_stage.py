@@ -13,6 +13,7 @@ import pytest
 from aws_stage import ZONES
 
 from cloud.ports import Clock, EngineCommand, LaunchRequest
+from cloud.skypilot.clouds import CATALOGUE
 from cloud.skypilot.instances import SkyInstances
 from cloud.skypilot.offerings import SkyOfferings
 from cloud.skypilot.places import SkyRegion, sky_config
@@ -123,7 +124,7 @@ _TYPES = (("g6.xlarge", "L4", 0.8048, 0.30), ("g5.xlarge", "A10G", 1.006, 0.41))
 
 def furnish(home: Path, shim: Any, zones: tuple[str, ...]) -> None:
     """What SkyPilot would fetch from the network: its catalogue, made by hand."""
-    catalogue = home / ".sky" / "catalogs" / "v8"
+    catalogue = home / ".sky" / "catalogs" / CATALOGUE
     (catalogue / "aws").mkdir(parents=True)
     (catalogue / "common").mkdir()
     found = shim.client("ec2").describe_availability_zones()["AvailabilityZones"]

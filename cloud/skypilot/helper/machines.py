@@ -25,6 +25,7 @@ from sky.provision import common
 from sky.utils import common_utils, registry
 
 from cloud.skypilot.clouds import CLOUDS
+from cloud.skypilot.helper.patience import limit_requests
 from cloud.skypilot.helper.refusals import Said, judged, links
 from cloud.skypilot.helper.serve import resident
 
@@ -48,6 +49,7 @@ class SkyMachines:
         self._configs: dict[str, dict[str, Any]] = {}
         self._wheel = Path.home() / "empty"  # SkyPilot copies its own package from here for every machine
         self._wheel.mkdir(exist_ok=True)
+        limit_requests()
         _once_only()
         _own_regions(os.environ.get("ORCHESTRATOR_SKY_REGIONS", "").split(","))
         _no_service_account()

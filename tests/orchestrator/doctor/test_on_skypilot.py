@@ -13,7 +13,7 @@ from played_sky import PlayedCloud
 from sky_stage import played_python, request
 
 from cloud.clock import SystemClock
-from cloud.skypilot.clouds import VERSION
+from cloud.skypilot.clouds import CATALOGUE, VERSION
 from cloud.tombstones import Stage, Tombstones
 from orchestrator.config.load import build_config
 from orchestrator.doctor.clouds import LOOKS
@@ -103,6 +103,19 @@ async def test_a_type_that_the_catalogue_lacks(tmp_path: Path, cloud: PlayedClou
     told = await found(tmp_path, instance_types=["g9.xlarge"])
     assert {state for state, _, _ in told["catalogue"]} == {State.FAIL}
     assert "has no instance type g9.xlarge" in worst(told, "catalogue")[1]
+
+
+async def test_a_catalogue_that_nobody_fetches_any_more(tmp_path: Path, cloud: PlayedCloud) -> None:
+    home = tmp_path / "skypilot"
+    file = home / ".sky" / "catalogs" / CATALOGUE / "aws" / "vms.csv"
+    file.parent.mkdir(parents=True)
+    home.chmod(0o700)
+    file.touch()
+    assert worst(await found(tmp_path), "catalogue")[0] is State.OK
+    days = SystemClock().now() - 3 * 86_400.0
+    os.utime(file, (days, days))
+    state, text = worst(await found(tmp_path), "catalogue")
+    assert (state, "is 3 days old" in text) == (State.WARN, True)
 
 
 async def test_a_home_that_others_may_look_into(tmp_path: Path, cloud: PlayedCloud) -> None:
