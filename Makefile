@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Much of what is tested waits: one worker more than there are cores.
-WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
+# Much of what is tested waits: two workers more than there are cores, and four where these are many.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 2 ? 3 : 4)))
 DEMO_ARGS ?=
 SIM_ARGS ?=
 SOAK_ARGS ?=
@@ -20,7 +20,7 @@ CONTRACT_ARGS ?=
 SKYPILOT_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-clouds demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-skypilot skypilot-run skypilot-env test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants contract-rounds lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-clouds demo-vllm demo-llamacpp first-day test test-long test-bench test-aws-kills test-skypilot skypilot-run skypilot-env test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions complexity mutants contract-rounds lint format check bench docs vllm-env llamacpp-env balancers-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -57,10 +57,15 @@ demo-llamacpp: llamacpp-env $(STAMP) ## The same with real llama.cpp servers and
 	@$(BIN)/orchestrator demo --engine llamacpp --nodes 4 --duration 40 $(DEMO_ARGS)
 
 # Every process that a test starts imports the program: what one has compiled serves the others.
-test: export PYTHONDONTWRITEBYTECODE =
-test: export PYTHONSAFEPATH = 1
-test: $(STAMP) ## Run the test suite (all but real vLLM and SkyPilot, a booted systemd and the benches)
-	@$(BIN)/pytest -m "not vllm and not skypilot and not systemd and not bench" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+test test-long: export PYTHONDONTWRITEBYTECODE =
+test test-long: export PYTHONSAFEPATH = 1
+TIERS := not vllm and not skypilot and not systemd and not bench
+test: $(STAMP) ## Run the test suite (all but what test-long, -bench, -systemd, -vllm and -skypilot run)
+	@$(BIN)/pytest -m "$(TIERS) and not llamacpp and not long" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## Run the tests that take long: whole systems, containers, real llama.cpp
+	@$(BIN)/pytest -m "$(TIERS) and (llamacpp or long)" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
+	  $$(grep -rlE "mark\.(llamacpp|long)\b|engine_bench" tests --include="*.py" | grep "/test_" | sort)
 
 test-bench: $(STAMP) ## Run every bench for a moment: it works and leaves nothing behind
 	@$(BIN)/pytest -m bench -n $(WORKERS) $(PYTEST_ARGS)
@@ -161,7 +166,7 @@ docs: $(STAMP) ## Regenerate the reference pages and schemas
 bench: $(STAMP) ## Run the benchmarks and print their tables
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-check: lint test ## Everything a change must pass
+check: lint test test-long ## Everything a change must pass
 
 lock: $(STAMP) ## Pin the dependencies again (needs uv)
 	@uv pip compile pyproject.toml --group dev --extra simulate --extra plot --extra postgres --extra providers --extra azure --extra gcp --generate-hashes \

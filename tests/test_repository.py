@@ -215,6 +215,17 @@ def test_targets_can_be_made(target: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_left_out_of_make_test_is_found_by_test_long() -> None:
+    """It reads the files whose text speaks of a mark, or of the one helper that gives it to tests."""
+    recipe = makefile().partition("test-long: $(STAMP)")[2].partition("\n\n")[0]
+    (pattern,) = re.findall(r'grep -rlE "([^"]+)"', recipe)
+    marked = re.compile(r"mark\.(llamacpp|long)\b")
+    giving = [f for f in tracked() if f.suffix == ".py" and marked.search(f.read_text(encoding="utf-8"))]
+    helpers = {f.stem for f in giving if not f.name.startswith("test_")} - {"conftest"}
+    assert len(giving) > len(helpers) > 0
+    assert set(pattern.split("|")[-len(helpers) :]) == helpers
+
+
 def test_scripts_are_executable_and_sound() -> None:
     scripts = [f for f in tracked() if f.suffix == ".sh" or f.parent.name == ".ci"]
     assert scripts
@@ -230,7 +241,7 @@ def test_scripts_are_executable_and_sound() -> None:
 def test_the_continuous_check_makes_what_people_make() -> None:
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     used = set(re.findall(r"(?m)^\s*make ([a-z-]+)", text))
-    assert {"setup", "lint", "test"} <= used <= targets()
+    assert {"setup", "lint", "test", "test-long"} <= used <= targets()
 
 
 def test_a_missing_part_of_debian_skips_a_test_and_fails_it_where_all_are_required(

@@ -166,7 +166,7 @@ def test_the_page_has_one_line_for_each_invariant() -> None:
 
 @pytest.mark.slow
 def test_a_campaign_runs_in_processes_and_tells_in_json() -> None:
-    """`test_swarm.py` plays every regression; here it is enough that each of two processes gets one."""
+    """`make sim` plays every regression; here it is enough that each of two processes gets one."""
     assert len(jobs.REGRESSIONS) > 2
     words = ("--hours=0", "--parts=regressions", "--most=2", "--jobs=2", "--seed=1", "-o=json")
     played = process("tests/simulation/campaign.py", *words)

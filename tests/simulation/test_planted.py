@@ -1,4 +1,7 @@
-"""The checker can fail: every invariant catches a bug that was planted for it."""
+"""The checker can fail: every invariant catches a bug that was planted for it.
+
+One bug in `EVERY` is played here, all of them by `make sim`, also in the continuous check.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,10 @@ from cloud.sim.invariants import INVARIANTS
 from orchestrator.simulation.simulate import Simulation
 from policies.limits import Budget
 
+EVERY = 6
 
-@pytest.mark.parametrize("planted", PLANTED, ids=lambda p: p.name.replace(" ", "-"))
+
+@pytest.mark.parametrize("planted", PLANTED[::EVERY], ids=lambda p: p.name.replace(" ", "-"))
 def test_a_planted_bug_is_caught(planted: Planted) -> None:
     assert planted.caught() is not None
 

@@ -16,7 +16,7 @@ import pytest
 from aws_pool import POOL, QUEUE, TEMPLATE, TYPE, Machines, somebody_elses, tables
 from aws_stage import EngineProcesses, free_port, kept, network
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cloud.clock import SystemClock
 from cloud.engines.keep_alive import ENGINES_OWN
 from orchestrator.demo.load import Load, LoadReport
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(240)]
 
 POOL = "pool.test"
 GROUP = "system-balanced"

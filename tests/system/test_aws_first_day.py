@@ -18,7 +18,7 @@ import pytest
 from aws_pool import POOL, TYPE, Machines, tables
 from aws_stage import REGION, EnginesHere, free_port, kept, network
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(240)]
 
 TEMPLATE = "first-day-node"
 RESERVATION = "cr-0123456789abcdef0"

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from aws_kills import LAUNCHES, MOMENTS, campaign, in_all, lowest, points
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SHARE = 0.2
 

@@ -17,7 +17,11 @@ from typing import Any
 import pytest
 from aws_stage import REGION, EngineProcesses, free_port, kept, network, queue_of_events
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 2 * int(os.environ.get("OUTAGE_SECONDS", "0")))]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.timeout(300 + 2 * int(os.environ.get("OUTAGE_SECONDS", "0"))),
+]
 
 OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "40"))
 """Seconds for which a region answers 503; more than `patience.stale_after`, so that its list is too old."""

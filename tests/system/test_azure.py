@@ -28,7 +28,7 @@ from azure_stage import (
 )
 from node_bench import SECRET
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 POOL = "pool.test"
 NOTICE = 10.0  # s, as Azure often gives

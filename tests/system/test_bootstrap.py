@@ -28,7 +28,7 @@ from node_bench import SECRET, Machine, make_certificate, running_imds
 
 from cloud.cloud_init.user_data import unpacked
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/boot-node"

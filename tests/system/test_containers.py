@@ -22,6 +22,7 @@ from cloud.local.processes import belonging
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.debian("podman", package="podman"),
     pytest.mark.usefixtures("real_podman"),

@@ -151,6 +151,7 @@ async def service(module_stack: Any) -> AsyncIterator[Any]:
     yield module_stack
 
 
+@pytest.mark.long
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("page", PLAYED, ids=lambda page: page.stem)
 async def test_a_how_to(page: Path, service: Any, reader: Reader) -> None:

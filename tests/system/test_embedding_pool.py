@@ -15,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 NAME = "bge"
 TEXTS = ["a spot node", "another one", "and a third, which is the longest"]

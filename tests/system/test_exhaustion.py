@@ -19,7 +19,12 @@ import pytest
 
 from cloud.serving.sockets import CONNECTIONS_MOST
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(240),
+]
 
 
 def open_files(pid: int) -> int:

@@ -15,7 +15,7 @@ import pytest
 from policies.spend import PICO, Price, Rates, cents, cost
 from tests.support.paid_provider import PaidProvider, provider
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.asyncio, pytest.mark.timeout(300)]
 
 PRICE = Price(Rates.of(input="3000", output="15000", cached="300"))
 

@@ -14,6 +14,7 @@ REQUESTS = 350
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_no_request_is_lost_whatever_dies(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     seed = int(request.config.getoption("randomly_seed", 0))

@@ -27,6 +27,7 @@ from node_bench import RECORDED, SECRET, SELDOM, Machine, fake_nvml, running_imd
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(300),
     pytest.mark.debian("prometheus", package="prometheus"),

@@ -38,6 +38,7 @@ from tests.support.paid_provider import provider
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(300),
     pytest.mark.debian("prometheus", package="prometheus"),

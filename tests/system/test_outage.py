@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.asyncio, pytest.mark.timeout(300)]
 
 PACES = ("tick", "poll_instances", "poll_targets", "poll_offerings", "probe_interval", "probe_timeout")
 CHANGES = {

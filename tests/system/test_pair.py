@@ -15,7 +15,12 @@ from daemon_pair import LEASE, Host, Pair, pair_on
 
 from orchestrator.api.client import ClientError
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(240),
+]
 
 BOOT_DELAY = 1.0  # long enough to fail in the middle of a swap
 LAUNCH = b"POST /v1/instances HTTP"

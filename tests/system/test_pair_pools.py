@@ -10,7 +10,12 @@ import pytest
 import pytest_asyncio
 from daemon_pair import LEASE, Host, Pair, pair_on
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(240),
+]
 
 BOOT_DELAY = 1.0  # long enough to fail in the middle of a swap
 MODELS = {"chat": "simulated", "batch": "batch"}

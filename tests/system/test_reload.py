@@ -11,6 +11,9 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
+# So that a pool of 4,000 that is taken back a moment later has started a dozen engines, and not a hundred.
+CHANGES = {"pool.test.limits": {"launches_per_minute": 15}}
+
 
 async def test_a_good_one_is_taken_up_and_the_pool_follows(stack: Any) -> None:
     pid = (await stack.status())["daemon"]["pid"]

@@ -22,6 +22,7 @@ from policies.model import InstanceState, Market, Placement
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.debian("podman", package="podman"),
     pytest.mark.timeout(300),
 ]

@@ -7,7 +7,7 @@ from orchestrator.backtest.scenario import Scenario, Tape
 from orchestrator.config.load import build_config
 from policies.model import ReturnRules
 
-pytestmark = pytest.mark.timeout(300)  # the fixture plays hours of the whole daemon
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]  # the fixture plays hours of the whole daemon
 
 HOURS = 3.5  # the first two are not measured
 

@@ -15,7 +15,7 @@ from policies.held import Adapter
 from tests.support.adapter_pool import PATIENCE, Clients, Hand, asked, held_as, texts_of
 from tests.support.gateway_rig import Engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 ADAPTERS = [Adapter(name=f"lora-{number}", source=f"/srv/lora/{number}@v1") for number in range(8)]
 NAMES = tuple(adapter.name for adapter in ADAPTERS)

@@ -50,8 +50,21 @@ class Application:
         self._fronts = Fronts(shim)
         self._effects = Effects()
         self._crowd = Crowd()
+        self._touched = True  # something was asked since the last reset
 
     def __call__(self, environ, start_response):
+        if environ["PATH_INFO"] == _PREFIX + "reset":
+            touched, self._touched = self._touched, False
+            if not touched:
+                return _json({}, start_response)
+            return self._ask(environ, start_response)
+        self._touched = True
+        try:
+            return self._ask(environ, start_response)
+        finally:
+            self._touched = True  # also where a reset came in between
+
+    def _ask(self, environ, start_response):
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         path = environ["PATH_INFO"]
