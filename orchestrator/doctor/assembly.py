@@ -62,10 +62,16 @@ def _of_pool(
     closing: list[Callable[[], Awaitable[None]]] = []
     for kind in kinds:
         looks = LOOKS[kind]
-        if looks is not None:
+        if looks is None:
+            continue
+        try:
             cloud = looks.doctor(config.on_cloud(kind), file, clock)
-            checks += cloud.checks()
-            closing.append(cloud.close)
+        except (OSError, ValueError) as error:  # the other clouds of the pool are looked at all the same
+            found = [fail(str(error), "correct that; until then this cloud cannot be asked")]
+            checks.append(Check(group=looks.groups[0], name="all", look=_found(found)))
+            continue
+        checks += cloud.checks()
+        closing.append(cloud.close)
     return checks, closing
 
 
