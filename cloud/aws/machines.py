@@ -16,7 +16,7 @@ from typing import Any
 from cloud.aws.places import ENGINE_TAG, POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
 from cloud.aws.tags import listed
 from cloud.errors import Misconfigured
-from cloud.ports import LaunchRequest, digest
+from cloud.ports import VOUCHED, LaunchRequest, digest
 from policies.model import Ending, Instance, InstanceState, Market, Placement, StandbyKind
 from policies.plain_text import one_line
 
@@ -181,8 +181,10 @@ def _build(image: str, tags: Mapping[str, str]) -> str:
     the configuration had it for its instance type, which the template holds for all types.
 
     EC2 tags what it launches by a template with its id and version, and nobody can change these tags. Where
-    they are missing, what the machine runs is not known.
+    they are missing, what the machine runs is not known, unless the configuration vouched for it.
     """
+    if tags.get(ENGINE_TAG, "").startswith(VOUCHED):
+        return tags[ENGINE_TAG]
     template, version = tags.get("aws:ec2launchtemplate:id"), tags.get("aws:ec2launchtemplate:version")
     engine = [tags[ENGINE_TAG]] if ENGINE_TAG in tags else []
     return digest(image, template, version, *engine) if image and template and version else ""

@@ -17,7 +17,7 @@ from typing import Any, Final
 from cloud.azure.errors import ending_of
 from cloud.azure.places import BUILD_TAG, POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AzureRegion
 from cloud.errors import Misconfigured
-from cloud.ports import LaunchRequest, digest
+from cloud.ports import LaunchRequest, digest, machine_build
 from policies.model import Ending, Instance, InstanceState, Market, Placement, StandbyKind
 from policies.plain_text import one_line
 
@@ -60,7 +60,7 @@ def is_name(node: str) -> bool:
 
 def build_of(request: LaunchRequest, place: AzureRegion) -> str:
     """A digest of what a machine is launched to run: its image, and the engine."""
-    return digest(place.image.text, request.command.at(request.placement.instance_type).build)
+    return machine_build(request.command.at(request.placement.instance_type).build, place.image.text)
 
 
 def launch_body(request: LaunchRequest, place: AzureRegion, custom_data: bytes) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from cloud.gcp.places import (
     GcpRegion,
 )
 from cloud.gcp.startup import startup_script
-from cloud.ports import EngineCommand, LaunchRequest, digest
+from cloud.ports import EngineCommand, LaunchRequest, digest, machine_build
 from cloud.tombstones import Entry
 from policies.model import Ending, Instance, InstanceState, Market, Placement, StandbyKind
 from policies.plain_text import one_line
@@ -124,7 +124,7 @@ def scheduling(market: Market) -> dict[str, Any]:
 def build_of(request: LaunchRequest, made: GcpMachines) -> str:
     """What a machine is launched to run: image, template, startup script and engine."""
     setup = "" if made.setup is None else repr(replace(made.setup, command=EngineCommand(argv=())))
-    return digest(made.image, made.template, setup, request.command.build)
+    return machine_build(request.command.build, made.image, made.template, setup)
 
 
 def instance_of(machine: Mapping[str, Any], place: GcpRegion, port: int) -> Instance:

@@ -169,6 +169,7 @@ def engine_spec(pool: PoolConfig) -> EngineSpec:
         drain_budget=pool.drain.budget,
         keep_alive=keep_alive(pool),
         container=container,
+        vouched=pool.engine.build,
         **_adapters(pool),
     )
 

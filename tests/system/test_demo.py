@@ -133,10 +133,7 @@ def test_a_pool_on_two_clouds_loses_one_of_them_and_no_request(demo: Start) -> N
     assert process.returncode == 0, err
     summary: dict[str, Any] = json.loads(out)
     assert set(summary) >= PROMISED
-    assert (summary["failed"], summary["leaked_nodes"]) == (0, 0)
-    assert (
-        summary["streams_cut"] == summary["cut_with_azure"]
-    )  # which no node of another build can go on with
+    assert (summary["failed"], summary["streams_cut"], summary["leaked_nodes"]) == (0, 0, 0)
     assert 0 < summary["lost_with_azure"] < 4
     assert (summary["carried_by_aws"], summary["azure_is_back"]) == (True, True)
     assert 0 < summary["most_usd_per_hour"] <= summary["cap_usd_per_hour"]

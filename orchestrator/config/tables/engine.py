@@ -55,6 +55,14 @@ class EngineConfig(Section):
     on: dict[str, OnTypeConfig] = Field(
         default={}, description="What differs on one instance type, named like it."
     )
+    build: str = Field(
+        default="",
+        description="A word of yours for what all nodes have besides this table: image, engine, "
+        "weights and the type of their numbers, whichever cloud, region or template they are of. With it you "
+        "vouch that they are the same, and a broken stream goes on at any node. Change it whenever one of "
+        "them changes. Empty: streams go on at nodes of the same image and template.",
+        examples=["vllm-0.11-bf16"],
+    )
     env: Texts = Field(
         default={},
         description="Environment variables added for the engine.",

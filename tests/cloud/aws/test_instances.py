@@ -27,7 +27,7 @@ from cloud.errors import (
     Throttled,
     Uncertain,
 )
-from cloud.ports import EngineCommand, LaunchRequest, console_end
+from cloud.ports import VOUCHED, EngineCommand, LaunchRequest, console_end
 from policies.model import Ending, InstanceState, Market, Placement, StandbyKind
 
 TYPE = "p5.4xlarge"
@@ -490,6 +490,11 @@ def test_two_types_of_one_template_with_flags_of_their_own_run_different_things(
     usual, large = (described(**TEMPLATE, **{ENGINE_TAG: build}).build for build in ("one", "eight"))
     assert len({usual, large, described(**TEMPLATE).build}) == 3
     assert described(**TEMPLATE, **{ENGINE_TAG: "one"}).build == usual
+
+
+def test_what_the_configuration_vouched_for_at_the_launch_runs_the_same_whatever_its_template():
+    vouched = {ENGINE_TAG: f"{VOUCHED}1"}
+    assert {described(**TEMPLATE, **vouched).build, described("ami-2", **vouched).build} == {f"{VOUCHED}1"}
 
 
 def test_a_launch_says_what_its_machine_runs():

@@ -9,7 +9,7 @@ import pytest
 from cloud.clock import SystemClock
 from cloud.engines.simulated import SimulatedEngine
 from cloud.engines.vllm import VllmEngine
-from cloud.ports import EngineSpec
+from cloud.ports import EngineSpec, machine_build
 
 SPEC = EngineSpec(
     model="some/model",
@@ -41,6 +41,17 @@ def test_what_does_not_change_an_answer_is_the_same_build() -> None:
     assert replace(SPEC, drain_budget=300.0).build("vllm") == SPEC.build("vllm")
     assert replace(SPEC, keep_alive=300.0).build("vllm") == SPEC.build("vllm")
     assert replace(SPEC, env={"B": "2", "A": "1"}).build("vllm") == SPEC.build("vllm")
+
+
+def test_what_is_vouched_for_is_one_build_whatever_else_a_machine_has() -> None:
+    usual, same = SPEC.build("vllm"), replace(SPEC, vouched="v1").build("vllm")
+    assert machine_build(usual, "image") != machine_build(usual, "another image")
+    assert machine_build(same, "image") == machine_build(same, "another image", "template") == same
+    assert replace(SPEC, vouched="v2").build("vllm") != same  # another word
+    assert (
+        replace(SPEC, vouched="v1", args=()).build("vllm") != same
+    )  # what the settings say counts as before
+    assert replace(SPEC, vouched="v1", drain_budget=300.0).build("vllm") == same
 
 
 def test_the_engine_itself_counts() -> None:
