@@ -165,7 +165,7 @@ def test_the_adaptive_mix_counts_on_no_more_than_the_cloud_gives(monkeypatch) ->
     ("notice", "words"),
     [
         (120.0, ""),
-        (30.0, "but an interruption notice of Somewhere gives 30s"),
+        (30.0, "but an interruption notice gives 30s (Somewhere)"),
         (0.0, "takes spot machines without a notice"),
     ],
 )

@@ -66,7 +66,6 @@ def trait_warnings(at: Key, pool: PoolConfig) -> Iterator[Found]:
     elif drain_time > notice:
         yield (
             (*at, "drain", "budget"),
-            f"budget and margin need {format_duration(drain_time)}, but an interruption notice of "
-            f"{pool.cloud.title} gives {format_duration(notice)}; drains will be cut short, so lower one of "
-            "them",
+            f"budget and margin need {format_duration(drain_time)}, but an interruption notice gives "
+            f"{format_duration(notice)} ({pool.cloud.title}); drains will be cut short, so lower one of them",
         )

@@ -156,9 +156,7 @@ def test_what_one_of_them_cannot_do_is_refused_by_its_name(
 def test_a_drain_that_one_of_them_cuts_short_is_warned_of_by_its_name() -> None:
     slow = {"drain": {"budget": "90s", "margin": "60s"}}
     said = [p.text for p in built(**slow).warnings if p.key == "pool.llama.drain.budget"]
-    assert [name in text for name, text in zip(("of AWS", "of Google Cloud"), said, strict=True)] == [
-        True
-    ] * 2
+    assert [name in text for name, text in zip(("(AWS)", "(Google Cloud)"), said, strict=True)] == [True] * 2
 
 
 def test_faults_in_each_table_are_found_and_those_of_unused_tables_are_not() -> None:
