@@ -40,8 +40,6 @@ STATE_SCHEMA = "gateway-state/1"
 Keep = Callable[[TargetSet], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_OK = 200
-
 
 class Control:
     """The handlers of the control socket.
@@ -104,10 +102,7 @@ class Control:
             return await handler(request)
 
         async def put(request: web.Request) -> web.Response:
-            answer = await self._put_targets(request)
-            if answer.status == _OK:
-                await keep(parse(await request.read()))
-            return answer
+            return await self._put_targets(request, keep)
 
         app = web.Application(client_max_size=MAX_BYTES, middlewares=[known])
         app.router.add_put("/v1/targets", put)
@@ -169,7 +164,8 @@ class Control:
             "continuation": _continuation(entry),
         }
 
-    async def _put_targets(self, request: web.Request) -> web.Response:
+    async def _put_targets(self, request: web.Request, keep: Keep | None = None) -> web.Response:
+        """Take a set over, and have it written down where its daemon cannot."""
         self._metrics.daemon_heard = self._now()
         try:
             document = parse(await request.read())
@@ -182,6 +178,8 @@ class Control:
             return error_response(409, "stale_generation", str(error))
         except WrongPool as error:
             return error_response(409, "wrong_pool", str(error))
+        if keep is not None:
+            await keep(document)
         return _json(
             {
                 "incarnation": self._incarnation,

@@ -140,7 +140,7 @@ class BalancerProgram:
             need(program)
         await self._run()
         async with asyncio.timeout(PATIENCE):
-            while not await self.answers():
+            while not await self.answers() or self._failed():
                 if self._failed():
                     raise AssertionError((self.folder / "log").read_text()[-2000:])
                 await asyncio.sleep(0.02)

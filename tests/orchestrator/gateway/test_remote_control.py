@@ -9,8 +9,10 @@ import pytest
 
 from cloud.balancers import targets_file
 from cloud.balancers.gateway import GatewayBalancer
+from cloud.balancers.targets import parse
 from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
+from orchestrator.gateway import control
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import GatewayError, one_pool
 from orchestrator.units import HostPort
@@ -64,9 +66,12 @@ async def far(tmp_path):
     await made.stop()
 
 
-async def test_a_set_that_came_from_afar_is_in_the_file(far, tmp_path):
+async def test_a_set_that_came_from_afar_is_read_once_and_is_in_the_file(far, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(control, "parse", lambda data: read.append(data) or parse(data))
     daemon = far.daemon()
     await daemon.apply([SPEC], 7)
+    assert len(read) == 1
     held = targets_file.read(tmp_path / "targets.json")
     assert (held.generation, held.targets) == (7, (SPEC,))
     assert (await daemon.observe()).generation == 7
