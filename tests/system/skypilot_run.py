@@ -162,7 +162,7 @@ def of_token(shim: AwsShim, token: str) -> list[dict[str, Any]]:
 def kills(run: Run, shim: AwsShim, home: Path, group: str, count: int, seed: int) -> None:
     """Kills at random instants of a launch, and the same tokens asked again."""
     chance, seen, holder = random.Random(seed), Counter[str](), Holder(home, shim.url, group)
-    most = 0.0
+    most, memory = 0.0, 0
     for number in range(count):
         token, whom = f"kill/{seed}/{number}", chance.choice(("helper", "daemon"))
         market, zone = chance.choice(tuple(Market)), chance.choice(ZONES)
@@ -193,14 +193,14 @@ def kills(run: Run, shim: AwsShim, home: Path, group: str, count: int, seed: int
             if not answer["said"].startswith(("uncertain", "error")):
                 break
             time.sleep(2.0)
-        found = of_token(shim, token)
+        found, memory = of_token(shim, token), answer["rss"]
         run.need(
             len(found) == 1, f"{token}: {len(found)} machines after a kill of the {whom}: {answer['said']}"
         )
         run.need(not taken or answer["said"] == "terminated", f"{token}: taken back, and is {answer['said']}")
     for how, times in sorted(seen.items()):
         run.say(f"  kills of the {how}", times)
-    run.say("process with the adapters, most memory", f"{answer['rss'] / 1e6:.0f} MB")
+    run.say("process with the adapters, most memory", f"{memory / 1e6:.0f} MB")
     holder.end()
 
 
