@@ -20,6 +20,16 @@ CloudName = Literal["local", "aws", "gcp", "azure", "skypilot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preemption:
+    """How a cloud is asked to take a spot machine as it takes one by itself: see `doctor --field-test`."""
+
+    by: str  # the call, as the cloud names it
+    right: str  # what the caller needs for it, and whether the daemon's rights have it
+    within: float  # s from the call until the machine is gone, at most
+    alone: tuple[str, ...] = ()  # sources of notices, by the beginning of their names, that one reader drains
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloudKind:
     """One kind of cloud. Its table of the configuration has its name: [pool.NAME.cloud.KIND]."""
 
@@ -29,6 +39,7 @@ class CloudKind:
     here: bool  # nodes are processes of this machine, which sees their programs and files
     traits: ProviderTraits
     proved: Proved
+    preemption: Preemption | None  # None where a preemption cannot be asked for
 
 
 KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
@@ -40,6 +51,7 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
             here=True,
             traits=ProviderTraits(stops=True, notice=120.0, lists_at_once=True),
             proved=Proved(proof=Proof.PROGRAM, by="its own processes"),
+            preemption=None,
         ),
         "aws": CloudKind(
             title="AWS",
@@ -48,6 +60,12 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
             here=False,
             traits=ProviderTraits(stops=True, notice=120.0, lists_at_once=True, fills_gpus=True),
             proved=Proved(proof=Proof.STAND_IN, by="boto3, which the adapters use, on moto"),
+            preemption=Preemption(
+                by="an experiment of FIS with aws:ec2:send-spot-instance-interruptions",
+                right="what `orchestrator aws policy FILE --field-test` prints, and the role of FIS",
+                within=360.0,
+                alone=("aws-queue",),
+            ),
         ),
         "gcp": CloudKind(
             title="Google Cloud",
@@ -57,6 +75,11 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
             traits=ProviderTraits(stops=True, notice=120.0, lists_at_once=True, fills_gpus=True),
             proved=Proved(
                 proof=Proof.STAND_IN, by="a stand-in of ours that google-cloud-compute 1.57 was run against"
+            ),
+            preemption=Preemption(
+                by="instances.simulateMaintenanceEvent",
+                right="compute.instances.simulateMaintenanceEvent, which roles/compute.instanceAdmin.v1 has",
+                within=360.0,
             ),
         ),
         "azure": CloudKind(
@@ -70,6 +93,11 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
                 proof=Proof.STAND_IN,
                 by="azure-mgmt-compute, which the adapters use, on a stand-in of ours",
             ),
+            preemption=Preemption(
+                by="virtualMachines/simulateEviction",
+                right="Microsoft.Compute/virtualMachines/simulateEviction/action, which the daemon lacks",
+                within=2400.0,  # Azure takes the machine within half an hour
+            ),
         ),
         "skypilot": CloudKind(
             title="SkyPilot",
@@ -81,6 +109,7 @@ KINDS: Final[Mapping[CloudName, CloudKind]] = MappingProxyType(
                 proof=Proof.STAND_IN,
                 by="SkyPilot 0.14.1, which the helper runs, on moto as AWS; of other clouds its source only",
             ),
+            preemption=None,  # SkyPilot has no call for it, whatever the cloud behind it has
         ),
     }
 )

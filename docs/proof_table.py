@@ -27,6 +27,15 @@ A cloud or a balancer that is proved by *source* only needs `accept_unproven = t
 warns; `orchestrator doctor --engine URL --kind vllm` asks a running one and says what differs.
 """
 
+_FIELD: Final = """
+A field test, such as `orchestrator doctor --field-test gcp`, runs one node on an account and writes
+[a report to send in](../how-to/field-test.md). A cloud is proved by *field* once a report from the cloud
+itself says so: launch, replay, list, end and the replay after the end were well, and nothing failed. Its
+region, type and versions then stand in the column *by*. Steps that such a report skipped, as a preemption
+that nobody was allowed to ask for, stay proved as they were. A report from a stand-in lifts nothing.
+
+"""
+
 _TRAITS: Final = """
 What a provider cannot do is refused by `orchestrator validate` with the reason: a stopped standby where
 machines cannot be stopped, an adaptive mix that counts on a longer notice than there is, lists that are read
@@ -50,12 +59,24 @@ def page() -> str:
             "\n## Clouds\n\n",
             _table(("cloud.kind", "", "proof", "by", "stops", "notice", "list"), clouds),
             _TRAITS,
+            _FIELD,
+            _table(("cloud.kind", "a preemption is asked for by", "which needs"), _preemptions()),
             "\n## Balancers\n\n",
             _table(("balancer", "proof", "by"), balancers),
             "\n## Engines\n\n",
             _table(("engine.kind", "proof", "by"), engines),
         )
     )
+
+
+def _preemptions() -> Iterable[tuple[str, str, str]]:
+    for name, row in KINDS.items():
+        if row.here:
+            continue
+        if row.preemption is None:
+            yield f"`{name}`", "nothing", "-"
+        else:
+            yield f"`{name}`", row.preemption.by, row.preemption.right
 
 
 def _proved(one: Proved) -> tuple[str, str]:

@@ -121,6 +121,47 @@ def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dic
     return {"Version": "2012-10-17", "Statement": [_statement("Examine", looks, ["*"]), *statements]}
 
 
+def field_test_policy(pool: str, places: Sequence[AwsRegion], *, role: str) -> dict[str, Any]:
+    """What `orchestrator doctor --field-test aws` needs beside the daemon's policy, to have FIS interrupt its
+    machine. The daemon itself must not have it. `role`: the name of the role under which FIS acts.
+
+    Experiments are made and started with the pool's tag only; what FIS may do then is up to the role's own
+    policy. The first experiment of an account makes the role with which FIS watches it.
+    """
+    regions = [place.region for place in places]
+    tagged, tagging = {f"aws:ResourceTag/{POOL_TAG}": pool}, {f"aws:RequestTag/{POOL_TAG}": pool}
+    templates, experiments = _fis(regions, "experiment-template/*"), _fis(regions, "experiment/*")
+    partitions = sorted({_partition(region) for region in regions})
+    watch = "role/aws-service-role/fis.amazonaws.com/AWSServiceRoleForFIS"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            _statement(
+                "InterruptBy",
+                ["fis:CreateExperimentTemplate"],
+                _fis(regions, "action/aws:ec2:send-spot-instance-interruptions"),
+            ),
+            _statement("MakeTemplate", ["fis:CreateExperimentTemplate"], templates, tagging),
+            _statement("Start", ["fis:StartExperiment"], experiments, tagging),
+            _statement("Tag", ["fis:TagResource"], [*templates, *experiments], tagging),
+            _statement("Use", ["fis:DeleteExperimentTemplate", "fis:StartExperiment"], templates, tagged),
+            _statement("Look", ["fis:GetExperiment"], experiments, tagged),
+            _statement(
+                "GiveRole",
+                ["iam:PassRole"],
+                [f"arn:{partition}:iam::*:role/{role}" for partition in partitions],
+                {"iam:PassedToService": "fis.amazonaws.com"},
+            ),
+            _statement(
+                "MakeWatchingRole",
+                ["iam:CreateServiceLinkedRole"],
+                [f"arn:{partition}:iam::*:{watch}" for partition in partitions],
+                {"iam:AWSServiceName": "fis.amazonaws.com"},
+            ),
+        ],
+    }
+
+
 def bootstrap_policy(
     pool: str, places: Sequence[AwsRegion], *, queues: Mapping[str, str], target_group: str = ""
 ) -> dict[str, Any]:
@@ -357,6 +398,10 @@ def _statement(
 
 def _ec2(region: str, resource: str) -> str:
     return f"arn:{_partition(region)}:ec2:{region}:*:{resource}"
+
+
+def _fis(regions: Sequence[str], resource: str) -> list[str]:
+    return [f"arn:{_partition(region)}:fis:{region}:*:{resource}" for region in regions]
 
 
 def _queue(region: str, url: str) -> str:

@@ -116,6 +116,13 @@ def policy(
     bootstrap: Annotated[
         bool, Parameter(negative="", help="Print instead what `orchestrator aws bootstrap` needs.")
     ] = False,
+    field_test: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Print instead what `orchestrator doctor --field-test aws` needs beside the daemon.",
+        ),
+    ] = False,
     node: Annotated[
         bool,
         Parameter(
@@ -142,21 +149,21 @@ def policy(
       orchestrator aws policy pool.toml --node-role arn:aws:iam::123456789012:role/node
       orchestrator aws policy pool.toml --doctor > doctor-policy.json
       orchestrator aws policy pool.toml --bootstrap > bootstrap-policy.json
+      orchestrator aws policy pool.toml --field-test > field-test-policy.json
       orchestrator aws policy pool.toml --node > node-policy.json
       orchestrator aws policy pool.toml --kms arn:aws:kms:us-east-1:123456789012:key/1234abcd
     """
-    if doctor + bootstrap + node + bool(kms) > 1:
-        raise CommandError(
-            "--doctor, --bootstrap, --node and --kms print different things; choose one", shared.USAGE
-        )
+    printed = {"doctor": doctor, "bootstrap": bootstrap, "field-test": field_test, "node": node}
+    chosen = [name for name, wanted in printed.items() if wanted]
+    if len(chosen) + bool(kms) > 1:
+        names = ", ".join(f"--{name}" for name in printed)
+        raise CommandError(f"{names} and --kms print different things; choose one", shared.USAGE)
     config = _config(file, pool)
     if kms:
         shared.print_text(_grants(kms))
         return shared.OK
     try:
-        made = _policy(
-            config, "doctor" if doctor else "bootstrap" if bootstrap else "node" if node else "", node_role
-        )
+        made = _policy(config, "".join(chosen), node_role)
     except ValueError as error:
         raise CommandError(f"{file}: {error}") from error
     print(json.dumps(made, indent=2))
@@ -187,6 +194,7 @@ def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
     """The policy of the daemon, or of whom is named. Raises ValueError."""
     from cloud.aws import iam
     from cloud.aws.bootstrap.wanted import queue_name
+    from cloud.aws.field.interruption import ROLE as FIS_ROLE
     from cloud.aws.load_balancer import name_of
     from orchestrator.wiring.aws import places
 
@@ -194,6 +202,8 @@ def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
     group = name_of(table.target_group)
     if whose == "doctor":
         return iam.doctor_policy(places(table), target_group=group)
+    if whose == "field-test":
+        return iam.field_test_policy(name, places(table), role=FIS_ROLE)
     if whose == "node":
         return iam.node_policy(table.engine_secrets, table.weights, next(iter(table.regions)))
     if whose == "bootstrap":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from cloud.engines.dialect import Kind
+from cloud.kinds import CloudName
 from cloud.ports import Task
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from orchestrator.config.load import Config
     from orchestrator.doctor.findings import Result
     from orchestrator.doctor.runner import Progress
+
+
+_FieldTest = Annotated[
+    CloudName | None,
+    Parameter(
+        metavar="PROVIDER",
+        help="Put one cheap node of this cloud.kind through launch, replay, stop, preemption and end, and "
+        "write a report to send in.",
+    ),
+]
+_Market = Annotated[Literal["spot", "on-demand"], Parameter(help="The market of --field-test's node.")]
+_Yes = Annotated[
+    bool,
+    Parameter(name=["--yes", "-y"], negative="", help="Do not ask before --fix, --try-node or --field-test."),
+]
 
 
 def doctor(
@@ -45,9 +61,9 @@ def doctor(
         Literal["spot", "on-demand"] | None,
         Parameter(help="Launch one node in this market, follow it until it answers, and end it."),
     ] = None,
-    yes: Annotated[
-        bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before --fix or --try-node.")
-    ] = False,
+    field_test: _FieldTest = None,
+    market: _Market = "spot",
+    yes: _Yes = False,
     engine: Annotated[
         str | None,
         Parameter(help="Hold the engine that runs at this URL against what is known of its kind."),
@@ -61,9 +77,9 @@ def doctor(
 ) -> int:
     """Check what a pool needs: this machine, the configuration, the state, the daemon, the cloud.
 
-    Nothing is changed without --fix or --try-node. Each finding says what to do. The exit code is 1 when
-    something fails. For AWS it looks with the daemon's credentials; `orchestrator aws policy FILE --doctor`
-    prints what it needs beside the daemon's policy, and what it may not see is skipped.
+    Nothing is changed without --fix, --try-node or --field-test. Each finding says what to do. The exit code
+    is 1 when something fails. For AWS it looks with the daemon's credentials; `orchestrator aws policy FILE
+    --doctor` prints what it needs beside the daemon's policy, and what it may not see is skipped.
 
     For example:
       orchestrator doctor --config pool.toml
@@ -71,21 +87,25 @@ def doctor(
       orchestrator doctor --config pool.toml -o json | jq '.findings[] | select(.state != "ok")'
       orchestrator doctor --config pool.toml --only balancer --fix
       orchestrator doctor --config pool.toml --try-node on-demand
+      orchestrator doctor --config pool.toml --field-test aws
       orchestrator doctor --engine http://10.0.0.7:30000 --kind sglang
     """
     from cloud.clock import SystemClock
 
-    if try_node is not None and (fix or only):
-        raise CommandError("--try-node runs by itself: leave --fix and --only out", shared.USAGE)
+    launches = "--try-node" if try_node is not None else "--field-test" if field_test is not None else ""
+    if launches and (fix or only or (try_node and field_test)):
+        raise CommandError(f"{launches} runs by itself: leave --fix, --only and others out", shared.USAGE)
     clock = SystemClock()
-    if pool is not None and try_node is None:
-        raise CommandError("--pool says whose node --try-node launches; leave it out", shared.USAGE)
+    if pool is not None and not launches:
+        raise CommandError("--pool says whose node is launched; leave it out", shared.USAGE)
     if (engine is None) != (kind is None):
         raise CommandError("--engine and --kind go together", shared.USAGE)
     if engine is not None and kind is not None:
         rows = _claimed(engine, kind, task, model, key_file)
     elif try_node is not None:
         rows = _tried(config, try_node, yes, pool)
+    elif field_test is not None:
+        rows = _in_the_field(config, field_test, market, yes, pool)
     else:
         rows = _examined(config, only, fix, yes, clock)
     return _told(rows, clock.now(), output)
@@ -158,6 +178,14 @@ def _tried(config: Path | None, market: str, yes: bool, pool: str | None) -> lis
     from orchestrator.cli.try_node import try_node
 
     return try_node(config, market, yes, pool)
+
+
+def _in_the_field(
+    config: Path | None, kind: CloudName, market: str, yes: bool, pool: str | None
+) -> list[FindingView]:
+    from orchestrator.cli.field_test import field_test
+
+    return field_test(config, kind, market, yes, pool)
 
 
 def _examined(

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError
@@ -17,10 +17,10 @@ from orchestrator.views.setup import FindingView
 from orchestrator.words import clean, money
 
 if TYPE_CHECKING:
-    from cloud.ports import Clock
-    from orchestrator.config.load import Config
     from orchestrator.doctor.short_lived import Passed
     from orchestrator.doctor.try_node import Offer
+
+T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -32,7 +32,7 @@ def try_node(file: Path | None, market: str, yes: bool, pool: str | None = None)
     """
     from cloud.clock import SystemClock
     from cloud.errors import CloudError
-    from orchestrator.doctor.try_node import offer
+    from orchestrator.doctor.try_node import offer, try_one
     from policies.model import Market
 
     if file is None:
@@ -43,25 +43,23 @@ def try_node(file: Path | None, market: str, yes: bool, pool: str | None = None)
         if offered.refusal:
             raise CommandError(f"nothing was launched: {offered.refusal}")
         if not yes:
-            _agree(_question(config, offered))
-        steps = asyncio.run(_followed(config, clock, offered))
+            agree(question(offered, config.wanted.health.boot_timeout), "--try-node")
+        steps = asyncio.run(until_ended(try_one(config, clock, offered, say)))
     except (CloudError, OSError) as error:
         raise CommandError(f"nothing was launched: {error}") from error
-    return [_row(step) for step in steps]
+    return [row(step, "try-node") for step in steps]
 
 
-async def _followed(config: Config, clock: Clock, offered: Offer) -> Sequence[Passed]:
-    """The try, which a signal breaks off and which ends its node all the same."""
-    from orchestrator.doctor.try_node import try_one
-
+async def until_ended(work: Coroutine[Any, Any, T]) -> T:
+    """What launches a node and ends it, which a signal breaks off and which ends its node all the same."""
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(try_one(config, clock, offered, _say))
+    task = asyncio.create_task(work)
 
     def stop() -> None:
         if not task.cancelling():
             task.cancel()
         with contextlib.suppress(OSError):
-            _say("interrupted: the node is being ended, which takes a moment; it stays if you kill this")
+            say("interrupted: the node is being ended, which takes a moment; it stays if you kill this")
 
     for each in _SIGNALS:
         loop.add_signal_handler(each, stop)
@@ -72,37 +70,40 @@ async def _followed(config: Config, clock: Clock, offered: Offer) -> Sequence[Pa
             loop.remove_signal_handler(each)
 
 
-def _question(config: Config, offered: Offer) -> str:
-    first, boot = offered.offerings[0], config.wanted.health.boot_timeout
+def question(offered: Offer, longest: float) -> str:
+    """Whether to launch the cheapest for up to so many seconds, with what that costs at most."""
+    first = offered.offerings[0]
     placement = first.placement
     what = f"one {placement.instance_type} {placement.market} in {placement.zone}"
     cost = "at a price that is not known"
     if first.price is not None:
-        cost = f"at {money(first.price)} an hour, {money(first.price * boot / 3600.0)} at most"
+        cost = f"at {money(first.price)} an hour, {money(first.price * longest / 3600.0)} at most"
     if offered.dearest is not None and offered.dearest != first.price:
         cost += f" (or what else is to be had, up to {money(offered.dearest)} an hour)"
-    return f"Launch {what} for up to {format_duration(boot)}, {cost}? It is ended in any case."
+    return f"Launch {what} for up to {format_duration(longest)}, {cost}? It is ended in any case."
 
 
-def _agree(question: str) -> None:
+def agree(question: str, flag: str) -> None:
     """Ask. Raises CommandError without a yes."""
     if not sys.stdin.isatty():
-        raise CommandError("--try-node asks before it launches; answer with --yes where nobody can")
+        raise CommandError(f"{flag} asks before it launches; answer with --yes where nobody can")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise CommandError("nothing was launched")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell it while it goes on."""
     for line in text.splitlines():
         print(clean(line), file=sys.stderr, flush=True)
 
 
-def _row(step: Passed) -> FindingView:
+def row(step: Passed, check: str) -> FindingView:
+    """A step as a finding of a check."""
     finding = step.finding
     return {
         "group": "launch",
-        "check": "try-node",
+        "check": check,
         "subject": finding.subject,
         "state": finding.state.value,
         "text": finding.text,

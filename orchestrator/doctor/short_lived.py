@@ -109,7 +109,7 @@ class ShortLived:
         except asyncio.CancelledError:
             self.passed(fail("it was interrupted", "run it again", "interrupted"))
         finally:
-            await _surely(self.end())
+            await surely(self.end())
         return self.steps
 
     def take_up(self, request: LaunchRequest, node: str) -> None:
@@ -183,13 +183,21 @@ class ShortLived:
     def _taken(self, machine: Instance) -> Instance:
         """A machine that a launch made, which is to be ended."""
         self._asking = None
-        self.mind(machine.id)
+        self.mind(machine.id, again=machine.state not in ENDED)
         return machine
 
-    def mind(self, node: str) -> None:
-        """End that machine too."""
-        if node and node not in self._over and node not in self._living:
-            self._living.append(node)
+    def mind(self, node: str, *, again: bool) -> None:
+        """End that machine too; `again`: also where its end was accepted before, as a machine that is named
+        after its token may come back under the same id."""
+        if not node or node in self._living or (node in self._over and not again):
+            return
+        self._over.discard(node)
+        self._living.append(node)
+
+    def by_hand(self, node: str) -> str:
+        """What a person types to end that machine, or the one of the token where it is empty."""
+        request = self.request
+        return "" if request is None else self._by_hand(request.placement.region, node, request.token)
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -240,8 +248,8 @@ class ShortLived:
     async def end(self) -> bool:
         """End what was launched, and say whether that is certain, in a step too. Never raises a CloudError;
         what could not be ended once is not tried again."""
-        request, node = self.request, ""
-        if request is None or self._given_up:
+        node = ""
+        if self.request is None or self._given_up:
             return not self._given_up
         try:
             await self._outcome()
@@ -252,8 +260,8 @@ class ShortLived:
                 self._over.add(node)
         except CloudError as error:
             self._given_up = True
-            advice = self._by_hand(request.placement.region, node, request.token)
-            self.passed(fail(f"it may still run and cost money: {error}", advice, "ended"))
+            text = f"it may still run and cost money: {error}"
+            self.passed(fail(text, self.by_hand(node), "ended"))
             return False
         if node:
             lived = self._clock.now() - self.begun
@@ -300,7 +308,7 @@ class ShortLived:
         self.tell(f"{seconds:7.1f} s  {finding.state:7}  {finding.subject}: {finding.text}")
 
 
-async def _surely(work: Coroutine[None, None, object]) -> None:
+async def surely(work: Coroutine[None, None, object]) -> None:
     """Do it to its end, even when this is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
     while not task.done():

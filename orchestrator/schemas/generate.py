@@ -17,6 +17,7 @@ from orchestrator.config.tables.file import ConfigFile
 from orchestrator.views import api as views
 from orchestrator.views import capacity as capacity_views
 from orchestrator.views import cost as cost_views
+from orchestrator.views import field as field_views
 from orchestrator.views import journal as journal_views
 from orchestrator.views import keys as key_views
 from orchestrator.views import routes as route_views
@@ -45,6 +46,7 @@ VIEWS: Final[dict[str, type]] = {
     "gameday": views.GamedayView,
     "validate": setup_views.ValidateView,
     "doctor": setup_views.DoctorView,
+    "field-test": field_views.FieldReportView,
     "reload": views.ReloadView,
     "journal": journal_views.JournalView,
     "replay": journal_views.ReplayView,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from cloud.aws.clients import AwsClients
+from cloud.aws.field.interruption import interrupt
 from cloud.aws.identity import CallerIdentity
 from cloud.aws.instance_status import InstanceStatusNotices
 from cloud.aws.instances import AwsInstances
@@ -21,6 +22,7 @@ from orchestrator.config.load import Config
 from orchestrator.config.tables.aws import AwsTable
 from orchestrator.metrics.calls import aws_call_ended
 from orchestrator.wiring.clouds import CloudPorts
+from policies.model import Instance
 
 _CONNECT = 2.0  # s
 
@@ -60,6 +62,12 @@ def identify_on_aws(config: Config) -> CallerIdentity | None:
     if not aws.node_role:
         return None
     return CallerIdentity(role=aws.node_role, regions=aws.regions, endpoint=aws.endpoint)
+
+
+async def preempt_on_aws(config: Config, clock: Clock, machine: Instance) -> None:
+    """Have FIS interrupt a spot machine. Raises CloudError."""
+    found = {place.region: clients for clients, place in clients_of(config)}
+    await interrupt(found[machine.placement.region], machine, clock)
 
 
 def clients_of(config: Config) -> list[tuple[AwsClients, AwsRegion]]:

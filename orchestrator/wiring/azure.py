@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from cloud.azure.clients import AzureAccount, AzureClients
+from cloud.azure.eviction import simulate_eviction
 from cloud.azure.instances import AzureInstances
 from cloud.azure.offerings import AzureOfferings
 from cloud.azure.places import AzureRegion, Image
@@ -18,6 +19,7 @@ from orchestrator.config.checks.engine import gpus_of, stored_weights
 from orchestrator.config.load import Config
 from orchestrator.wiring.clouds import CloudPorts
 from orchestrator.wiring.ports import engine_command, engine_of
+from policies.model import Instance
 from policies.model_fit import GIB
 
 _CONNECT = 2.0  # s
@@ -46,6 +48,13 @@ def connect_azure(config: Config, clock: Clock, _owned: Callable[[str], bool]) -
 def prices_of_azure(config: Config, clock: Clock, patience: float) -> Offerings:
     """What Azure sells in the configured places, with so many seconds for the price list."""
     return _offerings(config, regions_of(config, clock), clock, patience)
+
+
+async def preempt_on_azure(config: Config, clock: Clock, machine: Instance) -> None:
+    """Have Azure evict a spot machine, which it does within half an hour. Raises CloudError."""
+    found = {place.region: (clients, place) for clients, place in regions_of(config, clock)}
+    clients, place = found[machine.placement.region]
+    await simulate_eviction(clients, place, machine.id)
 
 
 def regions_of(config: Config, clock: Clock) -> list[tuple[AzureClients, AzureRegion]]:

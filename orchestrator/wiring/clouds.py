@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -14,6 +14,7 @@ from cloud.local.notices import LocalMetadata
 from cloud.own_notices import Whose
 from cloud.ports import Clock, Instances, LoadBalancer, Notices, Offerings, Starts
 from orchestrator.config.load import Config
+from policies.model import Instance
 
 Judge = Callable[[str], bool]
 """Says False of a machine that is certainly not the pool's."""
@@ -50,6 +51,8 @@ class CloudWiring:
     identify: Callable[[Config], Identify | None] = lambda _config: None
     by_hand: Callable[[str, str, str], str]
     """What a person types to end a machine: of a region, by its id, or by its token where that is empty."""
+    preempt: Callable[[Config, Clock, Instance], Awaitable[None]] | None = None
+    """Does what `cloud.kinds.Preemption` says, and returns once the cloud has taken it. Raises CloudError."""
 
 
 def _local(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
@@ -76,6 +79,12 @@ def _aws_identify(config: Config) -> Identify | None:
     return identify_on_aws(config)
 
 
+async def _preempt_on_aws(config: Config, clock: Clock, machine: Instance) -> None:
+    from orchestrator.wiring.aws import preempt_on_aws
+
+    await preempt_on_aws(config, clock, machine)
+
+
 def _gcp(config: Config, clock: Clock, owned: Judge) -> CloudPorts:
     from orchestrator.wiring.gcp import connect_gcp
 
@@ -94,6 +103,12 @@ def _gcp_identify(config: Config) -> Identify | None:
     return identify_on_gcp(config)
 
 
+async def _preempt_on_gcp(config: Config, clock: Clock, machine: Instance) -> None:
+    from orchestrator.wiring.gcp import preempt_on_gcp
+
+    await preempt_on_gcp(config, clock, machine)
+
+
 def _end_on_gcp(_region: str, node: str, token: str) -> str:
     if node:
         return f"gcloud compute instances delete {node}"
@@ -110,6 +125,12 @@ def _azure_prices(config: Config, clock: Clock, patience: float) -> Offerings:
     from orchestrator.wiring.azure import prices_of_azure
 
     return prices_of_azure(config, clock, patience)
+
+
+async def _preempt_on_azure(config: Config, clock: Clock, machine: Instance) -> None:
+    from orchestrator.wiring.azure import preempt_on_azure
+
+    await preempt_on_azure(config, clock, machine)
 
 
 def _end_on_azure(_region: str, node: str, token: str) -> str:
@@ -153,9 +174,23 @@ def _end_through_skypilot(region: str, node: str, token: str) -> str:
 WIRING: Final[Mapping[CloudName, CloudWiring]] = MappingProxyType(
     {
         "local": CloudWiring(connect=_local, by_hand=_end_local),
-        "gcp": CloudWiring(connect=_gcp, prices=_gcp_prices, identify=_gcp_identify, by_hand=_end_on_gcp),
-        "azure": CloudWiring(connect=_azure, prices=_azure_prices, by_hand=_end_on_azure),
-        "aws": CloudWiring(connect=_aws, prices=_aws_prices, identify=_aws_identify, by_hand=_end_on_aws),
+        "gcp": CloudWiring(
+            connect=_gcp,
+            prices=_gcp_prices,
+            identify=_gcp_identify,
+            by_hand=_end_on_gcp,
+            preempt=_preempt_on_gcp,
+        ),
+        "azure": CloudWiring(
+            connect=_azure, prices=_azure_prices, by_hand=_end_on_azure, preempt=_preempt_on_azure
+        ),
+        "aws": CloudWiring(
+            connect=_aws,
+            prices=_aws_prices,
+            identify=_aws_identify,
+            by_hand=_end_on_aws,
+            preempt=_preempt_on_aws,
+        ),
         "skypilot": CloudWiring(connect=_skypilot, prices=_skypilot_prices, by_hand=_end_through_skypilot),
     }
 )

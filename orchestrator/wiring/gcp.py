@@ -9,6 +9,7 @@ from cloud.cloud_init.user_data import NodeSetup
 from cloud.gcp.client import GcpClient
 from cloud.gcp.identity import MachineIdentity
 from cloud.gcp.instances import GcpInstances
+from cloud.gcp.maintenance import simulate_maintenance
 from cloud.gcp.notices import OperationNotices
 from cloud.gcp.offerings import GcpOfferings
 from cloud.gcp.places import GcpMachines, GcpRegion
@@ -19,6 +20,7 @@ from orchestrator.config.checks.engine import gpus_of
 from orchestrator.config.load import Config
 from orchestrator.config.tables.gcp import GcpTable
 from orchestrator.wiring.clouds import CloudPorts
+from policies.model import Instance
 
 _LAUNCH = 0.7
 """Share of the time of a call on a machine that a launch waits for its place."""
@@ -63,6 +65,17 @@ def identify_on_gcp(config: Config) -> MachineIdentity:
     """Who judges the tokens of nodes."""
     table = config.pool.cloud.gcp
     return MachineIdentity(project=table.project, account=table.service_account)
+
+
+async def preempt_on_gcp(config: Config, clock: Clock, machine: Instance) -> None:
+    """Have Google simulate a maintenance of the host, which takes a spot machine. Raises CloudError."""
+    tokens = tokens_of(config.pool.cloud.gcp)
+    client = client_of(config, tokens)
+    try:
+        await simulate_maintenance(client, machine, clock)
+    finally:
+        await client.close()
+        tokens.close()
 
 
 def client_of(config: Config, tokens: Tokens) -> GcpClient:

@@ -20,12 +20,13 @@ from orchestrator.config.load import Config, build_config
 from orchestrator.config.tables.cloud import CloudConfig
 from orchestrator.config.tables.machines import MachinesTable
 from orchestrator.doctor.clouds import LOOKS, groups_elsewhere
+from orchestrator.doctor.field_kinds import FIELD
 from orchestrator.wiring.clouds import WIRING
 
 
 def test_every_kind_has_a_row_in_every_table() -> None:
     names = set(get_args(CloudName))
-    for table in (KINDS, CHECKS, WIRING, LOOKS):
+    for table in (KINDS, CHECKS, WIRING, LOOKS, FIELD):
         assert set(table) == names
     for name in names - {"local"}:
         assert isinstance(CloudConfig(kind=name).tables[0], MachinesTable)

@@ -8,15 +8,18 @@ from pathlib import Path
 import botocore.session
 import pytest
 from botocore import xform_name
+from iam_policy import allows
 
 from cloud import aws
-from cloud.aws.iam import bootstrap_policy, doctor_policy, node_policy, policy
+from cloud.aws.field.interruption import ROLE as FIS_ROLE
+from cloud.aws.iam import bootstrap_policy, doctor_policy, field_test_policy, node_policy, policy
 from cloud.aws.places import AwsRegion
 
 PREFIXES = {
     "ec2": "ec2",
     "elbv2": "elasticloadbalancing",
     "events": "events",
+    "fis": "fis",
     "iam": "iam",
     "kms": "kms",
     "pricing": "pricing",
@@ -102,6 +105,54 @@ def test_the_doctor_has_what_it_needs_beside_the_daemon_and_nothing_else():
     # Who one is needs no permission.
     assert set(own) == calls - daemon - {"sts:GetCallerIdentity"}
     assert len(own) == len(set(own))
+
+
+def test_a_field_test_has_what_it_needs_beside_the_daemon_and_nothing_else():
+    own = field_test_policy("pool", [PLACE], role=FIS_ROLE)["Statement"]
+    allowed = {action for statement in own for action in statement["Action"]}
+    calls = called(ADAPTERS / "field")
+    assert {"fis:CreateExperimentTemplate", "fis:StartExperiment"} <= calls
+    # Tags and a role are given without calls of their own; FIS makes its own role with the first experiment.
+    given = {"fis:TagResource", "iam:PassRole", "iam:CreateServiceLinkedRole"}
+    assert allowed == (calls - {"sts:GetCallerIdentity"}) | given
+    assert not allowed & {action for s in made() for action in s["Action"] if action != "iam:PassRole"}
+
+
+@pytest.mark.parametrize(
+    ("action", "resource", "context", "allowed"),
+    [
+        ("CreateExperimentTemplate", "action/aws:ec2:send-spot-instance-interruptions", {}, True),
+        ("CreateExperimentTemplate", "action/aws:ec2:terminate-instances", {}, False),
+        (
+            "CreateExperimentTemplate",
+            "experiment-template/EXT1",
+            {"aws:RequestTag/orchestrator:pool": "pool"},
+            True,
+        ),
+        ("CreateExperimentTemplate", "experiment-template/EXT1", {}, False),
+        ("StartExperiment", "experiment-template/EXT1", {"aws:ResourceTag/orchestrator:pool": "pool"}, True),
+        (
+            "StartExperiment",
+            "experiment-template/EXT1",
+            {"aws:ResourceTag/orchestrator:pool": "other"},
+            False,
+        ),
+        ("StartExperiment", "experiment/EXP1", {"aws:RequestTag/orchestrator:pool": "pool"}, True),
+        ("StartExperiment", "experiment/EXP1", {}, False),
+        ("GetExperiment", "experiment/EXP1", {"aws:ResourceTag/orchestrator:pool": "pool"}, True),
+    ],
+)
+def test_a_field_test_uses_experiments_of_its_pool_that_interrupt(action, resource, context, allowed):
+    arn = f"arn:aws:fis:us-east-1:123456789012:{resource}"
+    found = allows(field_test_policy("pool", [PLACE], role=FIS_ROLE), f"fis:{action}", arn, context)
+    assert found is allowed
+
+
+def test_a_field_test_gives_its_role_to_fis_alone():
+    role = f"arn:aws:iam::123456789012:role/{FIS_ROLE}"
+    made = field_test_policy("pool", [PLACE], role=FIS_ROLE)
+    assert allows(made, "iam:PassRole", role, {"iam:PassedToService": "fis.amazonaws.com"})
+    assert not allows(made, "iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"})
 
 
 def test_the_doctor_may_change_nothing_but_one_setting_of_the_target_group():

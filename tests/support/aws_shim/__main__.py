@@ -15,6 +15,7 @@ import time
 
 from account import patch_account
 from balancing import patch_balancing
+from experiments import patch_experiments
 from images import patch_images
 from launches import patch_launches
 from looks import patch_looks
@@ -54,6 +55,7 @@ def main():
     patch_market(shim)
     patch_looks(shim)
     patch_account(shim)
+    patch_experiments(shim)
     patch_pickers()
     server = make_server(
         "127.0.0.1", options.port, Application(shim), threaded=True, request_handler=_Handler

@@ -50,6 +50,7 @@ DEFAULTS = {
     "reservations": {},  # "TYPE:ZONE" -> capacity reservation that on-demand launches there run in
     "images": {},  # image -> {"volumes": [{"device", "size", "delete_on_termination", "encrypted", "kms"}]}
     "console": {},  # instance id or "*" -> what the machine wrote on its console
+    "experiment_notice": None,  # s of notice of an experiment of FIS; None: as its template says
     "clock": 0.0,  # s that the answers' Date is ahead
 }
 

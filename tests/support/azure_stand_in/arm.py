@@ -186,7 +186,7 @@ class Arm:
         machine = self._settled(request)
         if not machine.spot:
             raise Refusal(409, "OperationNotAllowed", "The machine is not a Spot machine.")
-        self.preempt(machine, 30.0)
+        self.preempt(machine, self.state.settings["notice"])
         return web.Response(status=204)
 
     async def diagnostics(self, request: web.Request) -> web.Response:

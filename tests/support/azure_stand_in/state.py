@@ -77,6 +77,7 @@ class State:
         self.settings: dict[str, Any] = {
             "boot": 0.03,  # s until a machine runs
             "turn": 0.02,  # s until it is stopped, started or gone
+            "notice": 30.0,  # s from a simulated eviction until the machine goes
             "page": 50,
             "network": "127.90.0.0/16",
             "dark": [],  # regions that do not answer
