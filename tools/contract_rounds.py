@@ -84,11 +84,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One run. `busy`: loops beside it. `problem`: why it has no result, else empty."""
+    """One run. `busy`: loops beside it. `load`: of the machine in its last minute, whoever it was that ran.
+    `problem`: why it has no result, else empty."""
 
     seed: int
     busy: int
     seconds: float
+    load: float
     cases: tuple[Case, ...]
     problem: str = ""
 
@@ -181,13 +183,14 @@ def play(suites: Sequence[str], *, seed: int, busy: int, jobs: int, folder: Path
                 said = "" if done.returncode in (0, 1) else f"pytest ended with {done.returncode}"
             except subprocess.TimeoutExpired:
                 said = f"no end after {LONGEST:.0f} s"
+            load = os.getloadavg()[0]
         seconds = CLOCK.steady() - begun
         try:
             cases = read_cases(report)
         except (OSError, ET.ParseError):
             cases, said = (), said or "pytest left no report"
         problem = "\n".join([said, *last_lines(log.read_text(errors="replace"))]) if said else ""
-    return Round(seed=seed, busy=busy, seconds=seconds, cases=cases, problem=problem)
+    return Round(seed=seed, busy=busy, seconds=seconds, load=load, cases=cases, problem=problem)
 
 
 def last_lines(text: str) -> list[str]:
@@ -250,7 +253,7 @@ def said_of(each: Round) -> str:
     """A round in a line."""
     counts, beside = each.counts, f"beside {each.busy} busy loops" if each.busy else "alone"
     numbers = f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
-    return f"seed {each.seed} {beside}: {numbers} in {each.seconds:.0f} s"
+    return f"seed {each.seed} {beside}: {numbers} in {each.seconds:.0f} s, load {each.load:.1f}"
 
 
 def trouble_of(each: Round, suites: Sequence[str], jobs: int) -> list[str]:
@@ -275,12 +278,13 @@ def summary(rounds: Sequence[Round]) -> list[str]:
     for busy in dict.fromkeys(each.busy for each in rounds):
         here = [each for each in rounds if each.busy == busy]
         ran = sum((each.counts for each in here), Counter[Result]())
-        times = sorted(each.seconds for each in here)
+        times, loads = sorted(each.seconds for each in here), sorted(each.load for each in here)
         tests = f"{ran['failed']} failed of {ran['passed'] + ran['failed']} tests run"
         beside = f"beside {busy} busy loops" if busy else "alone"
         lines += [
             "",
-            f"{len(here)} rounds {beside}: {tests}; a round took {times[0]:.0f} to {times[-1]:.0f} s",
+            f"{len(here)} rounds {beside}: {tests}; a round took {times[0]:.0f} to {times[-1]:.0f} s, "
+            f"the load was {loads[0]:.1f} to {loads[-1]:.1f} on {os.cpu_count()} processors",
         ]
     return lines
 
@@ -294,6 +298,7 @@ def as_data(rounds: Sequence[Round]) -> dict[str, Any]:
                 "seed": each.seed,
                 "busy": each.busy,
                 "seconds": round(each.seconds, 1),
+                "load": round(each.load, 1),
                 "problem": each.problem,
                 "failed": [asdict(case) for case in each.cases if case.result == "failed"],
                 **{name: each.counts[name] for name in ("passed", "skipped")},
