@@ -101,7 +101,7 @@ class LocalWorld(World):
 
     async def reclaim(self, node: str, notice_s: float) -> None:
         """The provider takes a spot node back, with notice in the provider's seconds."""
-        await self._order("reclaim", node=node)
+        await self._order("reclaim", node=node, notice_s=notice_s)
 
     async def take(self, node: str) -> None:
         """The provider takes a spot node back at once."""
