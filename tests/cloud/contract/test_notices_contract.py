@@ -11,6 +11,7 @@ from policies.model import InstanceState, Market, NoticeKind
 pytestmark = pytest.mark.slow
 
 PATIENCE = 30.0
+WHOLE = 1.1  # s by which a time in whole seconds is off, and clocks of two processes
 
 
 async def running_spot_node(world):
@@ -49,19 +50,20 @@ async def test_every_source_tells_of_the_same_interruption(notice_world):
     node = await running_spot_node(notice_world)
     before = notice_world.clock.now()
     await notice_world.reclaim(node.id, notice_s=12_000)
+    took = notice_world.clock.now() - before
     telling_it = telling(notice_world, NoticeKind.INTERRUPTION)
     told = [await first(told_by.source, NoticeKind.INTERRUPTION) for told_by in telling_it]
     assert {notice.node for notice in told} == {node.id}
     assert all(notice.deadline is not None and notice.deadline > before for notice in told)
-    # Clouds write times in whole seconds, each when it says so.
+    # Clouds write times in whole seconds, each when it says so, which is while the reclaim is asked for.
     pairs = list(zip(told, telling_it, strict=True))
     named = [notice.deadline for notice, told_by in pairs if not told_by.counts_on]
-    assert max(named, default=0.0) - min(named, default=0.0) <= 2.0
+    assert max(named, default=0.0) - min(named, default=0.0) <= WHOLE + took
     for notice, told_by in pairs:
         if (
             told_by.counts_on
         ):  # from when the node saw it, which was after the reclaim and before it was heard
-            assert before - 2.0 <= notice.deadline - told_by.counts_on <= notice.seen_at + 2.0
+            assert before - WHOLE <= notice.deadline - told_by.counts_on <= notice.seen_at + WHOLE
     assert [notice.source for notice in told] == [told_by.source.name for told_by in telling_it]
     assert len({notice.id for notice in told}) == len(told)
     assert all(before <= notice.seen_at <= notice_world.clock.now() for notice in told)
@@ -92,7 +94,7 @@ async def test_maintenance_is_told_apart_and_names_its_time(notice_world):
     for told_by in maintaining:
         notice = await first(told_by.source, NoticeKind.MAINTENANCE)
         assert (notice.node, notice.confidence) == (node.id, told_by.confidence)
-        assert before - 2.0 <= notice.deadline - ahead <= notice_world.clock.now() + 2.0
+        assert before - WHOLE <= notice.deadline - ahead <= notice_world.clock.now() + WHOLE
 
 
 async def test_an_unacknowledged_notice_comes_again_to_a_new_reader_with_the_same_id(notice_world):
