@@ -445,23 +445,23 @@ class Checker(Prompt):
             self._active_since = {n: self._active_since.get(n, now) for n in active}
         for cut in self._world.cuts[self._cuts_seen :]:
             machine = self._world.machines[cut.node]
-            told = any(
-                ends <= cut.at and at >= self._forgot_at
-                for at, ends in machine.warnings
-                if cut.at - max(at, self._deaf_at) >= self._bounds.told_early
+            in_time = any(
+                told.ends <= cut.at and told.at >= self._forgot_at
+                for told in machine.told
+                if told.sure and cut.at - max(told.at, self._deaf_at) >= self._bounds.told_early
             )
             relief = any(
                 m.able(now) and cut.at - since >= self._bounds.told_early
                 for n, since in self._active_since.items()
                 if n != cut.node and (m := self._world.machine(n)) is not None
             )
-            told = told and -self._ahead() <= self._pool.drain.margin
-            told = told and cut.at >= self._unknowable.get(cut.node, -math.inf)
+            in_time = in_time and -self._ahead() <= self._pool.drain.margin
+            in_time = in_time and cut.at >= self._unknowable.get(cut.node, -math.inf)
             drains, finishes = cut.at - latest, cut.at - self._bounds.finish
             written = any(drains <= sent and taken <= finishes for sent, taken in self._written)
             strayed = self._strayed.get(cut.node, _NEVER)[1] > cut.at - self._bounds.told_early
             avoidable = not self.faults_on or (written and not strayed)
-            if cut.by == "reclaimed" and told and relief and avoidable:
+            if cut.by == "reclaimed" and in_time and relief and avoidable:
                 self.report(
                     "no-request-cut", cut.node, f"{cut.node}: {cut.requests} requests cut by a reclaim"
                 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cloud.ports import Clock
 from cloud.sim.faults import Faults
 from cloud.sim.wire import Wire
-from cloud.sim.world import SimWorld
+from cloud.sim.world import SimWorld, Told
 from policies.model import TAKES_SPOT, Confidence, Market, Notice, NoticeKind
 from policies.value import replace
 
@@ -20,10 +20,6 @@ QUEUE = "sim-queue"
 METADATA = "sim-metadata"
 
 _CONFIDENCE = {QUEUE: Confidence.CONFIRMED, METADATA: Confidence.REPORTED}
-
-
-def _id(source: str, node: str, kind: NoticeKind, name: str) -> str:
-    return name or f"{source}/{node}/{kind}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,26 +58,22 @@ class NoticeBoard:
         machine = self._world.machines.get(node)
         if machine is not None and not cancelled and kind is not NoticeKind.REBALANCE:
             machine.deadlines.append(deadline)
-        if machine is not None and deadline is not None and not cancelled:
+        ids = {source: name or f"{source}/{node}/{kind}" for source in sources}
+        if machine is not None and cancelled:
+            machine.told = [told for told in machine.told if ids.get(told.source) != told.notice]
+            machine.cancelled_at = now
+            machine.told_at = min((told.at for told in machine.told if told.sure), default=None)
+        elif machine is not None and deadline is not None:
             takes_away = machine.placement.market is Market.SPOT or kind not in TAKES_SPOT
             for source in sources if takes_away else ():
-                machine.told_by.setdefault(source, now)
-            if METADATA in sources and takes_away:
-                machine.rumours.add(_id(METADATA, node, kind, name))
-            if QUEUE in sources and takes_away:
-                machine.told_at = now if machine.told_at is None else machine.told_at
-                machine.warnings.append((now, deadline))
-        elif machine is not None and cancelled:
-            machine.told_at, machine.cancelled_at = None, now
-            machine.warnings.clear()
-            if METADATA in sources:
-                machine.rumours.discard(_id(METADATA, node, kind, name))
-            machine.told_by.pop(QUEUE, None)
-            if not machine.rumours:
-                machine.told_by.pop(METADATA, None)
+                sure = _CONFIDENCE[source] is Confidence.CONFIRMED
+                told = Told(source=source, notice=ids[source], at=now, ends=deadline, sure=sure)
+                machine.told.append(told)
+                if sure and machine.told_at is None:
+                    machine.told_at = now
         for source in sources:
             notice = Notice(
-                id=_id(source, node, kind, name),
+                id=ids[source],
                 kind=kind,
                 node=node,
                 deadline=deadline,

@@ -63,6 +63,17 @@ class Pace:
     slower: float = 4.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A notice that a machine goes away: when it came, and the end that it named. `sure`: from the cloud."""
+
+    source: str
+    notice: str
+    at: float
+    ends: float
+    sure: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class Machine:
     """One machine. `until` is when its present state ends by itself (None: not by itself).
@@ -70,13 +81,12 @@ class Machine:
     `listed_at`: when a list last showed it, `addressed_at`: when one first showed it running since its start,
     before which nobody can look at its engine.
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
-    `told_at`: when the cloud first published that, `warnings`: each time, and the end that it named,
-    `cancelled_at`: when it took that back. `rumours`: ids of what the node itself told of such a thing and
-    did not take back. `told_by`: which sources tell that it goes away, each since when, `deadlines`: what any
-    of them ever named. `silent_since`: its engine has answered nothing since then though the machine runs.
-    `unseen_since`: looks at its engine have not got through since then, `seen_again_at`: when the last such
-    time ended, or its engine came back to life, which is `revived_at`. `quiet_from`: when it last fell silent
-    or out of reach, or was stopped or ended. `answered_at`: when it last answered a look.
+    `told`: what says so and was not taken back, `told_at`: since when the cloud does, `cancelled_at`: when
+    something was last taken back. `deadlines`: what anybody ever named. `silent_since`: its engine answers
+    nothing since then though the machine runs. `unseen_since`: looks at its engine have not got through since
+    then, `seen_again_at`: when the last such time ended, or its engine came back to life, which is
+    `revived_at`. `quiet_from`: when it last fell silent or out of reach, or was stopped or ended.
+    `answered_at`: when it last answered a look.
     `stillborn`: it ends for that reason when it should run. `ending`: why it ended.
     `started_at`: when it was last asked to start, unless it was stopped since. `foreign`: somebody else
     launched it and gave it our tags. `requests` are the ends of the requests that it holds. `adapters`: what
@@ -99,9 +109,7 @@ class Machine:
     loaded_at: float = 0.0
     reclaim_at: float | None = None
     told_at: float | None = None
-    warnings: list[tuple[float, float]] = field(default_factory=list)
-    rumours: set[str] = field(default_factory=set)
-    told_by: dict[str, float] = field(default_factory=dict)
+    told: list[Told] = field(default_factory=list)
     deadlines: list[float | None] = field(default_factory=list)
     cancelled_at: float | None = None
     silent_since: float | None = None
@@ -128,7 +136,12 @@ class Machine:
     @property
     def rumoured(self) -> bool:
         """The node itself tells that it goes away."""
-        return bool(self.rumours)
+        return any(not told.sure for told in self.told)
+
+    @property
+    def told_by(self) -> dict[str, float]:
+        """Which sources tell that it goes away, each since when."""
+        return {told.source: told.at for told in reversed(self.told)}
 
     @property
     def going(self) -> bool:
@@ -373,8 +386,7 @@ class SimWorld:
         if machine.state in (InstanceState.STOPPED, InstanceState.STOPPING):
             self._take(machine.placement)
             machine.told_at = machine.addressed_at = None  # that was of its last life
-            machine.warnings.clear()
-            machine.told_by.clear()
+            machine.told = [told for told in machine.told if not told.sure]
             machine.deadlines.clear()
             machine.state, machine.until = InstanceState.PENDING, now + self.rng.uniform(*self.pace.start)
             machine.loaded_at = machine.until + self.rng.uniform(*self.pace.reload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,21 @@ def test_a_node_leaves_that_one_source_alone_tells_of(
         await watched.clock.sleep(30.0)
         board.publish(node.id, deadline=watched.clock.now() + 120.0, sources=(source,))
         await watched.clock.sleep(stays)
+
+    assert ("one-source" in watch(script, replicas=2).broken) is harm
+
+
+@pytest.mark.parametrize(("taken_back", "harm"), [(["b"], True), (["a", "b"], False)])
+def test_a_notice_stands_where_another_one_is_taken_back(taken_back: list[str], harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        board, node = NoticeBoard(watched.world), watched.machines[0]
+        await watched.write(watched.machines)
+        publish = partial(board.publish, node.id, deadline=watched.clock.now() + 120.0)
+        publish(name="a")
+        publish(name="b", kind=NoticeKind.MAINTENANCE)
+        for name in taken_back:
+            publish(name=name, cancelled=True)
+        await watched.clock.sleep(20.0)
 
     assert ("one-source" in watch(script, replicas=2).broken) is harm
 
