@@ -33,6 +33,7 @@ Example:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from policies.actions import Cause
 from policies.model import TAKES_SPOT, DrainRules, Phase, Pool
@@ -42,6 +43,16 @@ from policies.node import Node
 def latest_start(rules: DrainRules, *, now: float, deadline: float) -> float:
     """The last instant to begin a drain so that requests get their whole budget; not before `now`."""
     return max(now, deadline - rules.margin - rules.budget)
+
+
+def next_start(pool: Pool, nodes: Iterable[Node], now: float) -> float:
+    """When the first of the noticed nodes that serve on has to begin its drain; infinite where none does."""
+    latest = (
+        latest_start(pool.drain, now=node.notice.seen_at, deadline=node.notice.deadline)
+        for node in nodes
+        if node.notice is not None and node.notice.deadline is not None and node.drain is None
+    )
+    return min((at for at in latest if at > now), default=math.inf)
 
 
 def drain_deadline(rules: DrainRules, *, now: float, deadline: float | None) -> float:

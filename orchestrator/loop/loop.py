@@ -27,7 +27,7 @@ from orchestrator.loop.recorder import Recorder
 from orchestrator.loop.start_watch import StartWatch
 from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
-from policies import gpu_health, observations, outdated, parts
+from policies import drain, gpu_health, observations, outdated, parts
 from policies.actions import (
     Action,
     ActionKind,
@@ -181,15 +181,17 @@ class Loop:
         return self._writing.waiting
 
     async def run(self) -> None:
-        """Turn for ever: at once when a notice waits, soon after other events, and at every tick."""
+        """Turn for ever: at once when a notice waits, soon after other events, and at every tick.
+
+        Also when a noticed node that serves on has to leave.
+        """
         seconds = asyncio.get_running_loop().time
         while True:
-            await self.turn()
-            waits_since = seconds()
-            if not await self._inbox.wait(self._tick, debounce=_DEBOUNCE):
-                metrics.LOOP_LAG.labels(self.pool.name).observe(
-                    max(0.0, seconds() - waits_since - self._tick)
-                )
+            seen = (await self.turn()).fleet
+            leaves_in = drain.next_start(self.pool, seen.nodes, seen.now) - self._clock.now()
+            pause, waits_since = min(self._tick, max(_DEBOUNCE, leaves_in)), seconds()
+            if not await self._inbox.wait(pause, debounce=_DEBOUNCE):
+                metrics.LOOP_LAG.labels(self.pool.name).observe(max(0.0, seconds() - waits_since - pause))
 
     async def turn(self) -> Snapshot:
         """One turn. A failing journal is a state, not an exception.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from policies import observations
 from policies.actions import ActionKind, Alarm, Cause, Drain, Launch, Terminate, Undrain
-from policies.drain import begins_now, drain_deadline, ends_at, finished, latest_start
+from policies.drain import begins_now, drain_deadline, ends_at, finished, latest_start, next_start
 from policies.events import NodeRouted, TargetsApplied
 from policies.fleet import Fleet
 from policies.memory import reduce
@@ -83,6 +84,17 @@ def test_late_when_too_few_would_serve(ago: float, begins: bool) -> None:
 @pytest.mark.parametrize("lead", [30.0, 5.0, 0.0, -60.0])
 def test_a_short_notice_leaves_nothing_to_wait_for(lead: float) -> None:
     assert late(lead, serving=1, ready=0)
+
+
+@pytest.mark.parametrize(("ago", "left"), [(0.0, 85.0), (84.0, 1.0), (85.0, math.inf), (110.0, math.inf)])
+def test_a_turn_falls_on_the_last_instant_of_the_first_that_serves_on(ago: float, left: float) -> None:
+    here = Scene().nodes(4)
+    here.notice("s0", 120.0 - ago, seen_at=here.now - ago)
+    here.notice("s1", 600.0)
+    here.notice("s2", 90.0, seen_at=here.now - 1.0)
+    here.drain("s2", Cause.NOTICE)
+    at = min(left, 565.0) + here.now
+    assert next_start(here.pool, here.fleet.nodes, here.now) == at
 
 
 def test_not_late_once_a_replacement_is_ready() -> None:

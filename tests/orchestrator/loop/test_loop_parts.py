@@ -39,6 +39,7 @@ from policies.model import (
     Pool,
     StandbyKind,
     Target,
+    TargetPhase,
     TargetState,
 )
 from policies.records import AdapterCall, AdapterRecord, NodeRecord
@@ -352,5 +353,22 @@ def test_a_turn_is_measured_in_its_parts(play: Play) -> None:
         assert {part: after[part] - before[part] for part in names} == dict.fromkeys(names, 3.0)
         assert count("turns_total") - turns == 3.0
         assert count("last_turn_timestamp_seconds") == r.loop.last.at
+
+    rig(play, work)
+
+
+def test_a_node_that_serves_on_leaves_at_its_last_instant_though_no_tick_falls_on_it(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.loop.reconfigure(r.loop.pool, tick=60.0)
+        running = asyncio.ensure_future(r.loop.run())
+        for node in ("s1", "s2"):
+            r.notice(node)
+        at_work = []
+        for seconds in (84.9, 0.2):  # of 120 s, 35 are for requests
+            await r.clock.sleep(seconds)
+            at_work.append([n for n in ("s1", "s2") if r.hands.held.get(n) is TargetPhase.ACTIVE])
+        assert [len(nodes) for nodes in at_work] == [1, 0]
+        running.cancel()
 
     rig(play, work)
