@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import field
 from hashlib import blake2b
+from itertools import chain
 
 from policies.actions import ActionKind, Cause
 from policies.hazard import RunningMean, ZoneHistory
@@ -434,7 +435,7 @@ def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
 
     A notice keeps the time at which it was first seen. One that was cancelled stays cancelled, since copies
     may arrive in any order, and what the cloud confirmed is not changed by a report. A deadline that is no
-    number of seconds counts as none.
+    number of seconds counts as none. Where there are too many, reports go first, then what was taken back.
     """
     if notice.deadline is not None and not math.isfinite(notice.deadline):
         notice = replace(notice, deadline=None)
@@ -447,7 +448,8 @@ def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
     found = [*(n for n in known if n is not earlier), notice]
     if len(found) > NOTICES_KEPT:
         reported = (n for n in found if n.confidence is Confidence.REPORTED)
-        found.remove(next(reported, found[0]))
+        taken_back = (n for n in found if n.cancelled)
+        found.remove(next(chain(reported, taken_back, found)))
     return tuple(found)
 
 

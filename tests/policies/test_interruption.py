@@ -214,6 +214,14 @@ def test_a_flood_of_reports_pushes_out_reports() -> None:
     assert known[0].id == "sure"
 
 
+def test_what_was_taken_back_pushes_out_nothing_that_stands() -> None:
+    known: tuple[Notice, ...] = (said(id="stands"),)
+    for i in range(100):
+        known = add_notice(add_notice(known, said(id=f"{i}")), said(id=f"{i}", cancelled=True))
+    assert len(known) == NOTICES_KEPT
+    assert [n.id for n in known if not n.cancelled] == ["stands"]
+
+
 def first_seen(place: Any, *, at: float) -> NodeSeen:
     return NodeSeen(
         at=at,
