@@ -48,8 +48,8 @@ class Books:
     """The journal's word on nodes, by their ids. Times are of the world's clock.
 
     `excused`: its drain began for a reason that may be over since. `drained`: until when the requests of a
-    node may finish that has left a target set. `heard`: when a notice of it was last journalled. `told`: what
-    the cloud said of its end and did not take back. `paused_from`, `paused_until`: by the daemon's clock.
+    node may finish that has left a target set. `told`: what the cloud said of its end and did
+    not take back. `paused_from`, `paused_until`: by the daemon's clock.
     """
 
     draining: dict[str, Drain] = field(default_factory=dict)
@@ -60,7 +60,6 @@ class Books:
     asked: dict[str, float] = field(default_factory=dict)
     taken_back: dict[str, float] = field(default_factory=dict)
     drained: dict[str, float] = field(default_factory=dict)
-    heard: dict[str, float] = field(default_factory=dict)
     told: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     paused_from: float = -math.inf
     paused_until: float = -math.inf
@@ -81,7 +80,6 @@ class Books:
             asked=self.asked.copy(),
             taken_back=self.taken_back.copy(),
             drained=self.drained.copy(),
-            heard=self.heard.copy(),
             told={node: notices.copy() for node, notices in self.told.items()},
             paused_from=self.paused_from,
             paused_until=self.paused_until,
@@ -119,7 +117,7 @@ class Books:
             # As far as it could see. Should the node turn up again, it is another one to the daemon.
             self._forget(event.node)
         elif isinstance(event, NoticeSeen):
-            self._notice(event.notice, now)
+            self._notice(event.notice)
         elif isinstance(event, Paused):
             self.paused_from = event.at
             self.paused_until = math.inf if event.until is None else event.until
@@ -146,8 +144,7 @@ class Books:
                 self.ending_since.pop(self.ending.pop(event.token), None)
                 del self.attempts[event.token]  # it may be asked for anew
 
-    def _notice(self, notice: Notice, now: float) -> None:
-        self.heard[notice.node] = now
+    def _notice(self, notice: Notice) -> None:
         if notice.confidence is Confidence.CONFIRMED and notice.kind is not NoticeKind.REBALANCE:
             open_ones = self.told.setdefault(notice.node, set())
             (open_ones.discard if notice.cancelled else open_ones.add)((notice.source, notice.id))

@@ -85,8 +85,8 @@ class Knowable:
 
     def _told(self, machine: Machine) -> float | None:
         """When the cloud told of its end; None where it told nothing, or only what a lost journal knew."""
-        told_at = machine.told_at
-        return told_at if told_at is not None and told_at >= self._forgot_at else None
+        times = [machine.told_at, *(told.at for told in machine.told if told.sure)]
+        return min((at for at in times if at is not None and at >= self._forgot_at), default=None)
 
     def _excuses(self, node: str) -> bool:
         """It may leave whatever stays, or no daemon can know that it could serve."""
@@ -161,9 +161,11 @@ class Knowable:
         """
         gone_quiet = [at for at in (machine.silent_since, machine.unseen_since) if at is not None]
         silent = bool(gone_quiet) and not self.channels.young(Truth.SILENT, min(gone_quiet), now)
-        told = machine.told_at is not None and not self.channels.young(Truth.NOTICED, machine.told_at, now)
+        told_at = self._told(machine)
+        told = told_at is not None and not self.channels.young(Truth.NOTICED, told_at, now)
         if told and self.faults_on:
-            told = self.books.heard.get(machine.id, 0.0) >= (machine.told_at or 0.0)
+            known = self.books.told.get(machine.id, set())
+            told = any((notice.source, notice.notice) in known for notice in machine.told)
         stays = not told and (in_doubt or not machine.rumoured) and not silent
         works = machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
         works = works or (in_doubt and self.channels.young(Truth.SILENT, machine.quiet_from, now))

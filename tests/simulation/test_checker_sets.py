@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 from watched import Watched, watch
 
-from cloud.sim.notices import METADATA, NoticeBoard
-from policies.events import DaemonStarted, DrainEnded
-from policies.model import NoticeKind
+from cloud.sim.notices import METADATA, QUEUE, NoticeBoard
+from policies.events import DaemonStarted, DrainEnded, NoticeSeen
+from policies.model import Confidence, Market, Notice, NoticeKind
+from policies.value import replace
 
 
 @pytest.mark.parametrize("remembered", [True, False])
@@ -213,3 +214,29 @@ def test_a_node_that_takes_one_of_its_reports_back_still_tells_of_its_end(
         await watched.write(others, draining=[node])
 
     assert ("no-self-harm" in watch(script).broken) is harm
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_notice_that_a_lost_journal_knew_is_known_no_more_though_another_one_is(lost: bool) -> None:
+    async def script(watched: Watched) -> None:
+        node, checker = watched.machines[0].id, watched.checker
+        checker.faults_on = True
+        known = Notice(
+            id="a",
+            kind=NoticeKind.MAINTENANCE,
+            node=node,
+            deadline=watched.clock.now() + 500.0,
+            source=QUEUE,
+            confidence=Confidence.CONFIRMED,
+            seen_at=watched.clock.now(),
+        )
+        NoticeBoard(watched.world).publish(node, kind=known.kind, deadline=known.deadline, name=known.id)
+        checker.hear([NoticeSeen(at=0.0, notice=known)], written=True)
+        if lost:
+            await watched.clock.sleep(1.0)
+            checker.forget()
+        checker.hear([NoticeSeen(at=0.0, notice=replace(known, id="b", cancelled=True))], written=True)
+        await watched.clock.sleep(60.0)
+        await watched.instances.terminate(watched.machines[-1].id)
+
+    assert ("floor" in watch(script, Market.ON_DEMAND, machines=4).broken) is not lost
