@@ -36,6 +36,9 @@ hypothesis.settings.load_profile("any machine")
 # Nothing that a test asks has a certificate of a known authority, and every process would read all of these.
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
+# Nor has pydantic a plugin here, and every process would look for one in each package of this environment.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

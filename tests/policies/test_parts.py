@@ -44,7 +44,7 @@ START = 100_000.0
 
 @dataclass
 class Watched:
-    """A daemon that looks at a world of which the test says what fails; a turn every quarter of a second."""
+    """A daemon that looks at a world of which the test says what fails; a turn every `step` seconds."""
 
     pool: Pool = field(default_factory=lambda: Pool(name="p", replicas=2))
     now: float = START
@@ -56,6 +56,7 @@ class Watched:
     nodes: int = 2
     awake_since: float = START
     heard: dict[str, float | None] = field(default_factory=dict)
+    step: float = 0.25
 
     def __post_init__(self) -> None:
         for node in self.ids:
@@ -119,7 +120,7 @@ class Watched:
         """What is written in so many seconds."""
         before, until = len(self.journal), self.now + seconds
         while self.now < until:
-            self.now += 0.25
+            self.now += self.step
             world = self.world()
             fleet = Fleet.of(self.pool, world, self.memory)
             self.happen(*parts.news(world, fleet, self.memory))
@@ -233,7 +234,7 @@ def test_a_loss_is_not_taken_back_because_the_daemon_hung() -> None:
 
 
 def test_a_part_that_comes_and_goes_all_day_writes_little_and_its_last_state_is_told() -> None:
-    w = Watched(nodes=0)
+    w = Watched(nodes=0, step=1.0)
     for _ in range(2_000):  # more than half a day
         w.fail("gateway")
         w.turns(4.0)

@@ -319,7 +319,7 @@ def command(*arguments: str) -> list[str]:
 @pytest.mark.timeout(300)
 def test_hash_seed_and_processes_change_nothing(file: str, market: str) -> None:
     said = []
-    for hash_seed, jobs in (("1", "1"), ("2", "2"), ("3", "3")):
+    for hash_seed, jobs in (("1", "1"), ("2", "2")):
         done = subprocess.run(
             command(
                 *("simulate", "-c", file, "-t", market, "-o", "json", "-j", jobs),
@@ -334,7 +334,7 @@ def test_hash_seed_and_processes_change_nothing(file: str, market: str) -> None:
         )
         said.append(done.stdout)
     assert len(json.loads(said[0])["markets"][0]["results"]) == 5
-    assert said[0] == said[1] == said[2]
+    assert said[0] == said[1]
 
 
 @pytest.mark.slow
