@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aws_stage import REGION, ZONES, credentials, free_port
-from sky_stage import POOL, ROOT, VENV
+from sky_stage import POOL, VENV
 
 from orchestrator.api.client import ClientError, ControlClient
 
@@ -113,7 +113,7 @@ class SkyDaemon:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env={**os.environ, **credentials(), "PYTHONPATH": f"{self.directory}:{ROOT}"},
+                env={**os.environ, **credentials(), "PYTHONPATH": str(self.directory)},
                 preexec_fn=_as_in_the_unit,
             )
 
