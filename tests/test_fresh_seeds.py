@@ -215,6 +215,7 @@ print(json.dumps({"runs": {"fresh": 1}, "fresh_hours": 0.1, "base_seed": 1, "fai
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_a_bug_that_a_change_plants_is_its_own(repository: Callable[..., Path]) -> None:
     """The real simulation, in a repository whose last commit never launches anything."""

@@ -87,6 +87,7 @@ LINES = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("job", LINES, ids=lambda job: job.kind)
 def test_the_line_of_a_run_plays_it_again(job: Job) -> None:
     """In any process and under any hash seed, which reorders every set of strings."""
@@ -165,6 +166,7 @@ def test_the_page_has_one_line_for_each_invariant() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_campaign_runs_in_processes_and_tells_in_json() -> None:
     """`make sim` plays every regression; here it is enough that each of two processes gets one."""
     assert len(jobs.REGRESSIONS) > 2

@@ -386,6 +386,7 @@ def commits(tree: Callable[[str], Path], tmp_path: Path) -> Callable[..., subpro
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_the_command_says_what_differs(
     commits: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path

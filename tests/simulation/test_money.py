@@ -22,6 +22,7 @@ SPOT = place(Market.SPOT, "a")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_hours_of_reclaims_kills_and_outages_are_told_to_the_cent() -> None:
     result = play(0.75, seed=3, look=30.0, tick=5.0, often=3.0)

@@ -26,6 +26,7 @@ from alerting import Monitoring, running_monitoring
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(300),
     pytest.mark.debian("prometheus", package="prometheus"),

@@ -16,7 +16,12 @@ import pytest
 
 from cloud.errors import CloudError
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(240),
+]
 
 
 async def test_a_corrupt_journal_is_set_aside_and_the_nodes_adopted(stack: Any) -> None:

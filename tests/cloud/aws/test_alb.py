@@ -202,6 +202,7 @@ async def waves(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_an_engine_that_closes_before_its_balancer_loses_requests() -> None:
     async with waves({KEEP_ALIVE: str(KEPT)}) as (one, _):
         while not (await one())[502]:
@@ -209,6 +210,7 @@ async def test_an_engine_that_closes_before_its_balancer_loses_requests() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_engines_as_they_are_started_lose_none() -> None:
     async with waves(environment(EngineSpec(model="m", served_name="m"))) as (one, alb):
         for _ in range(12):

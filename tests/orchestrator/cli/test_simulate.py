@@ -316,6 +316,7 @@ def command(*arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_hash_seed_and_processes_change_nothing(file: str, market: str) -> None:
     said = []
@@ -338,6 +339,7 @@ def test_hash_seed_and_processes_change_nothing(file: str, market: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_ends_it_and_everything_that_it_started(jobs: str, file: str, tmp_path: Path) -> None:
@@ -386,6 +388,7 @@ def _alive(group: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_reader_that_has_seen_enough_is_no_error(file: str, market: str) -> None:
     line = f"'{sys.executable}' -m orchestrator simulate -c {file} -t {market} -j 1 | head -n 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=100, cwd=ROOT)
@@ -406,6 +409,7 @@ def test_the_commands_start_without_the_simulator() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_on_recorded_markets(file: str, run: Run) -> None:
     if not (TRACES / "v100-aws-2023-08-4n" / "set.json").is_file():
         pytest.skip("the recorded sets are not here")

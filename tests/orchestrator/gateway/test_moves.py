@@ -11,7 +11,7 @@ from gateway_rig import MODEL, Engine
 from cloud.clock import SystemClock
 from policies.model import TargetPhase, TargetSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 OPTIONS = ("--tokens-per-second", "40", "--time-to-first-token", "0.01", "--enable-scale-out")
 BODY = {

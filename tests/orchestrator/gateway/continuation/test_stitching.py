@@ -25,7 +25,7 @@ from orchestrator.gateway.continuation import (
     probe,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PATIENCE = 60.0  # s
 PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
