@@ -191,7 +191,6 @@ class ShortLived:
         after its token may come back under the same id."""
         if not node or node in self._living or (node in self._over and not again):
             return
-        self._over.discard(node)
         self._living.append(node)
 
     def by_hand(self, node: str) -> str:

@@ -29,9 +29,18 @@ TAKEN = ["preempted", "noticed", "taken"]
 END = ["ended", "gone", "replayed after the end"]
 
 
+class Clock(HandClock):
+    """One that lets the others have a turn."""
+
+    async def sleep(self, seconds):
+        await super().sleep(seconds)
+        await asyncio.sleep(0)
+
+
 class Cloud(test_trial.Cloud):
     """The cloud of a try, which also stops, starts and takes machines. One that ends or stops is on its way
-    for two looks. `doubles`: whether a replay launches another; after the end also the "same" once more."""
+    for two looks. `doubles`: a replay launches another. `doubles_after_the_end`: one then launches the "same"
+    again, or "another", which the list may lack ("unlisted") or the answer ("unsaid")."""
 
     def __init__(self, clock, address="10.0.0.5:8000"):
         super().__init__(clock, address)
@@ -41,17 +50,28 @@ class Cloud(test_trial.Cloud):
         self.ending_looks = 2
         self.sources = []
         self.preempts, self.ending, self.notice = True, Ending.RECLAIM, True
-        self.doubles = self.doubles_after_the_end = False
+        self.doubles, self.doubles_after_the_end, self.hidden = False, "", set()
 
     async def launch(self, request):
         found = await super().launch(request)
         over = found.state is InstanceState.TERMINATED
-        if (self.doubles_after_the_end and over) or (self.doubles and self.calls["launch"] > 1 and not over):
-            name = found.id if self.doubles == "same" or self.doubles_after_the_end == "same" else "i-9"
-            self.doubles = self.doubles_after_the_end = False
-            found = replace(found, id=name, state=InstanceState.RUNNING)
-            self.machines[request.token if name != "i-9" else "second"] = found
+        if self.doubles and self.calls["launch"] > 1 and not over:
+            self.doubles = False
+            return self._second(found)
+        if over and self.doubles_after_the_end:
+            how, self.doubles_after_the_end = self.doubles_after_the_end, ""
+            if how == "same":
+                self.machines[request.token] = replace(found, state=InstanceState.RUNNING)
+                return self.machines[request.token]
+            second = self._second(found)
+            self.hidden = {second.id} if how == "unlisted" else set()
+            return found if how == "unsaid" else second
         return found
+
+    def _second(self, found):
+        """One more machine of the same token."""
+        self.machines["second"] = replace(found, id="i-9", state=InstanceState.RUNNING)
+        return self.machines["second"]
 
     async def list(self, pool, region):
         listed = await super().list(pool, region)
@@ -62,7 +82,7 @@ class Cloud(test_trial.Cloud):
                     stops = one.state is InstanceState.STOPPING
                     state = InstanceState.STOPPED if stops else InstanceState.TERMINATED
                     self.machines[token], self.ending_looks = replace(one, state=state), 2
-        return listed
+        return tuple(one for one in listed if one.id not in self.hidden)
 
     async def stop(self, node):
         await self._called("stop")
@@ -88,8 +108,8 @@ class Cloud(test_trial.Cloud):
 class Source:
     """Notices that a test tells."""
 
-    def __init__(self, clock, name="aws-queue", silent=False, breaks=None):
-        self.name, self.clock, self.silent, self.breaks = name, clock, silent, breaks
+    def __init__(self, clock, name="aws-queue", silent=False, breaks=None, late=0.0):
+        self.name, self.clock, self.silent, self.breaks, self.late = name, clock, silent, breaks, late
         self.told, self.acknowledged = asyncio.Queue(), []
 
     def tell(self, node):
@@ -111,7 +131,10 @@ class Source:
         if self.breaks is not None:
             raise self.breaks
         while True:
-            yield await self.told.get()
+            notice = await self.told.get()
+            while self.clock.now() < notice.seen_at + self.late:
+                await self.clock.sleep(0.0)
+            yield notice
 
     async def acknowledge(self, notice):
         self.acknowledged.append(notice)
@@ -121,7 +144,7 @@ class Stand:
     """A field test with everything that it talks to."""
 
     def __init__(self, market=Market.SPOT):
-        self.clock = HandClock()
+        self.clock = Clock()
         self.cloud = Cloud(self.clock)
         self.cloud.sources = [Source(self.clock)]
         self.said: list[str] = []
@@ -271,6 +294,12 @@ async def test_each_source_tells_for_itself(stand):
     assert told["said nothing: two"] is State.SKIPPED
 
 
+async def test_a_source_that_tells_after_the_end_is_heard(stand):
+    stand.cloud.sources[0].late = 15.0
+    assert await stand.run() == well(*LIFE, *TURN, *TAKEN, *END)
+    assert 15.0 <= stand.tried.heard[0].after < 20.0
+
+
 async def test_an_end_that_is_not_listed_as_a_reclaim_is_told(stand):
     stand.cloud.ending = Ending.FAULT
     await stand.run()
@@ -331,9 +360,9 @@ async def test_a_replay_that_launches_a_second_machine_fails_and_both_end(stand)
     assert (stand.cloud.living, stand.tried.certain) == ([], True)
 
 
-@pytest.mark.parametrize("name", ["same", "another"])
-async def test_a_replay_after_the_end_that_launches_fails_and_its_machine_ends(stand, name):
-    stand.cloud.doubles_after_the_end = name
+@pytest.mark.parametrize("how", ["same", "another", "unlisted", "unsaid"])
+async def test_a_replay_after_the_end_that_launches_fails_and_its_machine_ends(stand, how):
+    stand.cloud.doubles_after_the_end = how
     found = await stand.run()
     assert ("replayed after the end", State.FAIL) in found
     assert found[-1] == ("ended", State.OK)
@@ -371,7 +400,7 @@ async def test_an_end_that_is_refused_is_for_people_and_nothing_is_replayed(stan
     stand.cloud.faults["preempt"] = [Denied("no")]
     stand.cloud.faults["terminate"] = [Denied("no")] * 1000
     found = await stand.run()
-    assert found[-1] == ("ended", State.FAIL)
+    assert [step for step in found if step[0] == "ended"] == [("ended", State.FAIL)] == found[-1:]
     assert stand.texts["ended"].advice == "aws ec2 terminate-instances --region us-east-1 --instance-ids i-0"
     assert not stand.tried.certain
     assert stand.cloud.calls["launch"] == 2
