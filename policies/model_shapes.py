@@ -229,12 +229,13 @@ _NAMED = (
         _dense(106.85, 46, (96, 8, 128), 4096, 1408, 151552, experts=128, expert_layers=45),
     ),
 )  # fmt: skip
-_SHAPES = tuple(
-    (re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", re.IGNORECASE), known)
-    for pattern, known in _NAMED
-)
 
 
 def shape(model: str) -> Shape | None:
     """The shape of a model by its name or path; None where it is not known."""
-    return next((known for pattern, known in _SHAPES if pattern.search(model)), None)
+    return next((known for pattern, known in _NAMED if _is_in(pattern, model)), None)
+
+
+def _is_in(pattern: str, model: str) -> bool:
+    """Whether the pattern stands in the name as a word. Compiled when it is first asked for."""
+    return re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", model, re.IGNORECASE) is not None
