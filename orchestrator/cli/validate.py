@@ -181,7 +181,7 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
     settings, pool = config.pools[name], config.pools[name].as_pool(name)
     prices = bill.prices_of(pool, offerings)
     limit, usual = bill.most(pool, prices), bill.usual(pool, prices)
-    sentences = _sizes(name, settings, pool, prices)
+    sentences = [*_sizes(name, settings, pool, prices), *_clouds(settings)]
     if pool.weighted:
         sentences.append(f"Capacity is counted in units: {explain.units_sentence(pool)}.")
         if settings.cloud.target_group:
@@ -241,6 +241,20 @@ def _sizes(name: str, settings: PoolConfig, pool: Pool, prices: bill.Prices) -> 
         f"A noticed node leaves the load balancer at once, unless fewer than {pool.min_serving} would serve; "
         f"its requests get {pool.drain.budget:g} s to finish.",
     ]
+
+
+def _clouds(settings: PoolConfig) -> list[str]:
+    """Where the machines of a pool on several clouds come from, and what is counted on of all of them."""
+    cloud = settings.cloud
+    if len(cloud.kinds) == 1:
+        return []
+    each = [
+        f"{row.title} ({', '.join(table.prices())})"
+        for row, table in zip(cloud.rows, cloud.tables, strict=True)
+    ]
+    notice = cloud.traits.notice
+    counted = f"{notice:g} s of notice are counted on everywhere" if notice else "no notice is counted on"
+    return [f"Machines come from {' and '.join(each)}; {counted}."]
 
 
 def _cost(pool: Pool, prices: Prices, usual: float) -> str:

@@ -64,6 +64,22 @@ def test_the_file_that_the_others_are_made_of_is_good(validate: Validate) -> Non
 # -- an engine that only pretends, on machines that are paid for ---------------------------------------
 
 
+def test_a_pool_on_two_clouds_says_where_its_machines_come_from(validate: Validate) -> None:
+    gcp = """\
+[pool.llama.cloud.gcp]
+project = "ml-serving"
+instance_types = ["a3-highgpu-1g"]
+image = "projects/ml-serving/global/images/family/vllm-node"
+[pool.llama.cloud.gcp.regions.us-central1]
+zones = ["us-central1-a"]
+"""
+    code, out, err = validate(AWS.replace('kind = "aws"', 'kind = ["aws", "gcp"]') + gcp)
+    assert code == 0, err
+    said = "Machines come from AWS (us-east-1) and Google Cloud (us-central1); 120 s of notice"
+    assert said in out
+    assert said not in validate(AWS)[1]
+
+
 def test_a_simulated_engine_on_ec2_is_refused(validate: Validate) -> None:
     fault = only_fault(validate(AWS.replace('kind = "vllm"', 'kind = "simulated"')))
     assert fault.startswith("pool.toml:6: pool.llama.engine.kind: ")
