@@ -22,7 +22,6 @@ BILLING: Final = "https://cloudbilling.googleapis.com"
 
 PAGE: Final = 500  # the most that Compute Engine gives at once
 
-_CONNECT: Final = 2.0  # s
 _MOST_PAGES: Final = 200
 
 Body = dict[str, Any]
@@ -38,10 +37,12 @@ class GcpClient:
         *,
         endpoint: str = "",
         timeout: float = 8.0,
+        connect_timeout: float = 2.0,
         billing: str = "",
     ) -> None:
         self.project = project
-        self._tokens, self._timeout = tokens, timeout
+        self._tokens = tokens
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._compute = f"{(endpoint or COMPUTE).rstrip('/')}/compute/v1/projects/{project}"
         self._billing = (billing or endpoint or BILLING).rstrip("/")
         self._session: aiohttp.ClientSession | None = None
@@ -109,11 +110,11 @@ class GcpClient:
                 data=None if body is None else orjson.dumps(body),
                 headers={"Content-Type": "application/json"}
                 | ({"Authorization": authorization} if authorization else {}),
-                timeout=aiohttp.ClientTimeout(total=self._timeout, connect=_CONNECT),
+                timeout=self._timeout,
                 allow_redirects=False,
             ) as answer:
                 status, text = answer.status, await answer.read()
-        except aiohttp.ClientConnectorError as error:  # nothing was sent
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:  # nothing was sent
             raise CloudError(f"{what}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise lost(f"{what}: {type(error).__name__}: {error}") from error
