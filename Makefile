@@ -68,7 +68,7 @@ test-long: $(STAMP) ## Run the tests that take long: whole systems, containers, 
 	  $$(grep -rlE "mark\.(llamacpp|long)\b|engine_bench" tests --include="*.py" | grep "/test_" | sort)
 
 test-bench: $(STAMP) ## Run every bench for a moment: it works and leaves nothing behind
-	@$(BIN)/pytest -m bench -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/pytest -m bench -n $(WORKERS) $(PYTEST_ARGS) $$(grep -rl "mark\.bench\b" tests --include="test_*.py")
 
 deb: $(STAMP) ## Make the Debian package in build/
 	@tools/package/build.sh deb build
