@@ -1,8 +1,8 @@
 """The kinds of clouds that a pool's machines can come from: one row each, as data.
 
 What a kind does is in one package under `cloud/`; which adapters, checks and looks belong to it is in the
-tables of the same keys in `orchestrator.wiring.clouds`, `orchestrator.config.checks.clouds` and
-`orchestrator.doctor.clouds`. CONTRIBUTING says how a kind is added.
+tables of the same keys in `orchestrator.wiring.clouds`, `orchestrator.config.checks.clouds`,
+`orchestrator.doctor.clouds` and `orchestrator.doctor.field_kinds`. CONTRIBUTING says how a kind is added.
 """
 
 from __future__ import annotations

@@ -211,7 +211,13 @@ def test_bootstrap_refuses_what_cannot_be(account: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("flag", "sid"), [("--bootstrap", "MakeTagged"), ("--doctor", "Examine"), ("--node", None)]
+    ("flag", "sid"),
+    [
+        ("--bootstrap", "MakeTagged"),
+        ("--doctor", "Examine"),
+        ("--field-test", "InterruptBy"),
+        ("--node", None),
+    ],
 )
 def test_there_is_a_policy_for_each(
     flag: str, sid: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
