@@ -30,7 +30,7 @@ class Exchange:
 
     `base`: what its URLs begin with. `socket`: its unix socket, if it has one. `token`: a bearer token, if it
     asks for one. `tls`: whom its certificate may be signed by, where not by the system's authorities. `warm`:
-    whether the connection is kept.
+    whether the connection is kept. Several may be asked at the same time.
     """
 
     def __init__(
@@ -57,11 +57,13 @@ class Exchange:
 
         `data` is JSON; `most`: bytes of an answer.
         """
-        if self._session is None:
-            self._session = self._connected()
+        session = self._session
+        if session is None:
+            session = self._connected()
+            self._session = session if self._warm else None
         try:
             headers = {"Content-Type": "application/json"} if data is not None else {}
-            async with self._session.request(
+            async with session.request(
                 method, self._base + path, data=data, headers=headers, allow_redirects=False
             ) as answer:
                 return answer.status, await _body(answer, most)
@@ -73,7 +75,7 @@ class Exchange:
             raise Uncertain(f"{self.peer} sent more than {most} bytes") from None
         finally:
             if not self._warm:
-                await self.close()
+                await session.close()
 
     async def close(self) -> None:
         """Release the connection. It may be used again."""

@@ -97,3 +97,30 @@ async def test_a_token_that_no_header_can_hold_is_said_and_is_not_in_the_message
     with pytest.raises(Misconfigured, match="the token for the peer has") as caught:
         await asked("http://127.0.0.1:9", token=token)
     assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_questions_at_the_same_time_do_not_end_each_other(warm: bool) -> None:
+    """As when a set is written while the balancer is looked at: one is answered before the other."""
+    first, asked_twice, count = asyncio.Event(), asyncio.Event(), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        await reader.readuntil(b"\r\n\r\n")
+        count += 1
+        if count == 1:
+            first.set()
+            await asked_twice.wait()
+        writer.write(WHOLE)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        exchange = Exchange("the peer", url, timeout=20.0, warm=warm)
+        slow = asyncio.create_task(exchange.ask("GET"))
+        await first.wait()
+        assert (await exchange.ask("GET"))[0] == 200
+        asked_twice.set()
+        assert (await slow)[0] == 200
+        await exchange.close()
