@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloud.balancers.targets import write_atomic
+from cloud.balancers.targets import MAX_GENERATION, write_atomic
 from cloud.errors import Denied
 
 BEGIN: Final = "# BEGIN spot-orchestrator"
@@ -44,7 +44,12 @@ def generation_in(path: Path) -> int:
         found = _BLOCK.search(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return 0
-    return int(found[2] or 0) if found is not None else 0
+    return _number(found[2] or "") if found is not None else 0
+
+
+def _number(digits: str) -> int:
+    """A generation; 0 for one that no daemon wrote."""
+    return int(digits) if 0 < len(digits) <= len(str(MAX_GENERATION)) else 0
 
 
 def write(path: Path, servers: Servers) -> None:
@@ -61,7 +66,7 @@ def write(path: Path, servers: Servers) -> None:
             "lines into its backend section, as `orchestrator balancer example haproxy` shows"
         )
     indent, held = found[0]
-    if int(held or 0) > servers.generation:
+    if _number(held) > servers.generation:
         raise Denied(f"{path} holds generation {held}, newer than {servers.generation}: another daemon leads")
     block = [f"{BEGIN} generation={servers.generation}", *servers.lines, END]
     wanted = _BLOCK.sub(lambda _: "\n".join(indent + line for line in block), text)

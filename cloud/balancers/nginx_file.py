@@ -115,8 +115,11 @@ def read(path: Path) -> Upstream:
     rows += [
         (node, address, TargetPhase.DRAINING, weight) for node, address, weight in _DRAINING.findall(text)
     ]
-    specs = [TargetSpec(id=n, address=a, phase=phase, weight=int(w)) for n, a, phase, w in rows]
-    held = Upstream(int(word[2]), tuple(sorted(specs, key=lambda spec: spec.id)))
+    try:
+        specs = [TargetSpec(id=n, address=a, phase=phase, weight=int(w)) for n, a, phase, w in rows]
+        held = Upstream(int(word[2]), tuple(sorted(specs, key=lambda spec: spec.id)))
+    except ValueError:  # numbers that are none
+        return EMPTY
     return held if held.word == word[1] else EMPTY
 
 

@@ -208,6 +208,16 @@ def test_its_file_changes_between_the_marks_alone(tmp_path):
     assert file.read_text() == FILE.replace("orchestrator\n    # END", "orchestrator generation=6\n    # END")
 
 
+def test_a_generation_that_no_daemon_wrote_is_none(tmp_path):
+    file = tmp_path / "servers.cfg"
+    file.write_text(
+        FILE.replace("BEGIN spot-orchestrator", "BEGIN spot-orchestrator generation=" + "9" * 5000)
+    )
+    assert files.generation_in(file) == 0
+    files.write(file, files.Servers(5, ()))
+    assert files.generation_in(file) == 5
+
+
 @pytest.mark.parametrize("text", ["backend test\n", FILE + FILE, ""])
 def test_a_file_without_its_marks_is_left_alone(tmp_path, text):
     file = tmp_path / "servers.cfg"

@@ -196,6 +196,9 @@ def test_a_file_of_nginx_reads_as_it_was_written(tmp_path):
     assert "server 10.0.0.1:8000 weight=8 " in text
     file.write_text(text.replace("10.0.0.1:8000 weight", "10.0.0.9:8000 weight"))
     assert nginx_file.read(file) == nginx_file.EMPTY
+    for number in ("1099511627779.", " 800\n"):  # the generation, a weight
+        file.write_text(text.replace(number, f"{number[0]}{'9' * 5000}{number[-1]}"))
+        assert nginx_file.read(file) == nginx_file.EMPTY
 
 
 @pytest.mark.parametrize("kind", [Smg, VllmRouter])
