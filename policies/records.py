@@ -435,7 +435,7 @@ def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
 
     A notice keeps the time at which it was first seen. One that was cancelled stays cancelled, since copies
     may arrive in any order, and what the cloud confirmed is not changed by a report. A deadline that is no
-    number of seconds counts as none. Where there are too many, reports go first, then what was taken back.
+    number of seconds counts as none. Where there are too many, what was taken back goes first, then reports.
     """
     if notice.deadline is not None and not math.isfinite(notice.deadline):
         notice = replace(notice, deadline=None)
@@ -447,9 +447,9 @@ def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
             return known
     found = [*(n for n in known if n is not earlier), notice]
     if len(found) > NOTICES_KEPT:
-        reported = (n for n in found if n.confidence is Confidence.REPORTED)
         taken_back = (n for n in found if n.cancelled)
-        found.remove(next(chain(reported, taken_back, found)))
+        reported = (n for n in found if n.confidence is Confidence.REPORTED)
+        found.remove(next(chain(taken_back, reported, found)))
     return tuple(found)
 
 

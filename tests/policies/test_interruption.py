@@ -214,8 +214,9 @@ def test_a_flood_of_reports_pushes_out_reports() -> None:
     assert known[0].id == "sure"
 
 
-def test_what_was_taken_back_pushes_out_nothing_that_stands() -> None:
-    known: tuple[Notice, ...] = (said(id="stands"),)
+@pytest.mark.parametrize("confidence", list(Confidence))
+def test_what_was_taken_back_pushes_out_nothing_that_stands(confidence: Confidence) -> None:
+    known: tuple[Notice, ...] = (said(id="stands", confidence=confidence),)
     for i in range(100):
         known = add_notice(add_notice(known, said(id=f"{i}")), said(id=f"{i}", cancelled=True))
     assert len(known) == NOTICES_KEPT
