@@ -381,6 +381,8 @@ def environment(settings: HelperSettings, ours: Mapping[str, str]) -> dict[str, 
     found = {name: value for name, value in ours.items() if _PASSED.fullmatch(name)}
     for name, file in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")):
         found.setdefault(name, f"{real_home}/.aws/{file}")  # boto3 would look in the helper's home
+    if settings.regions:  # SkyPilot asks who it is in no region of its own choice
+        found.setdefault("AWS_DEFAULT_REGION", settings.regions[0])
     return {
         **found,
         "HOME": str(settings.home),

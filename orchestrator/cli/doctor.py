@@ -91,7 +91,9 @@ def doctor(
       orchestrator doctor --engine http://10.0.0.7:30000 --kind sglang
     """
     from cloud.clock import SystemClock
+    from orchestrator.logs import configure_logging
 
+    configure_logging("auto", "warning")
     launches = "--try-node" if try_node is not None else "--field-test" if field_test is not None else ""
     if launches and (fix or only or (try_node and field_test)):
         raise CommandError(f"{launches} runs by itself: leave --fix, --only and others out", shared.USAGE)

@@ -115,8 +115,10 @@ def _listed(config: Config) -> Sold:
         raise CommandError("nobody bills for the machines of a local cloud; leave --prices out")
 
     from cloud.clock import SystemClock
+    from orchestrator.logs import configure_logging
     from orchestrator.wiring.price_list import listed
 
+    configure_logging("auto", "warning")
     sold = _sold(config, None)
     faults = []
     for name in billed:

@@ -141,6 +141,18 @@ class SkyDaemon:
                 return int(line.split()[1]) * 1024
         raise AssertionError("the kernel does not say how much memory it held")
 
+    def doctor(self) -> Any:
+        """What `orchestrator doctor` finds beside it, of the group of SkyPilot."""
+        words = ["doctor", "--config", str(self.config), "--only", "skypilot", "-o", "json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *words],
+            capture_output=True,
+            cwd=self.directory,
+            env={**os.environ, **credentials()},
+            check=False,
+        )
+        return json.loads(done.stdout)
+
     def stop(self) -> set[str]:
         """End it as systemd does; the names of the packages that it had imported."""
         self.process.send_signal(signal.SIGTERM)

@@ -171,5 +171,5 @@ def real_settings(
         regions=tuple(place.region for place in places),
         user_id="deadbeef",
         config=sky_config("aws", {place.region: place for place in places}, ssh_proxy),
-        environment={**environment, "AWS_ENDPOINT_URL": shim.url, "AWS_DEFAULT_REGION": "us-east-1"},
+        environment={**environment, "AWS_ENDPOINT_URL": shim.url},
     )

@@ -93,7 +93,11 @@ async def test_one_machine_from_its_launch_to_its_end(sky: Sky, aws_shim: Any) -
     assert prices == {(zone, m): 0.3 if m is Market.SPOT else 0.8048 for zone in ZONES for m in Market}
 
     before = aws_shim.order("calls")
-    node = await sky.instances.launch(request("t/1", Market.ON_DEMAND, ZONES[0]))
+    launching = asyncio.ensure_future(sky.instances.launch(request("t/1", Market.ON_DEMAND, ZONES[0])))
+    await asyncio.sleep(0.05)
+    for _ in range(3):  # looks at what is being launched make the same configuration of SkyPilot at once
+        await sky.instances.list(POOL, REGION)
+    node = await launching
     again = await asyncio.gather(
         *(sky.instances.launch(request("t/1", Market.ON_DEMAND, ZONES[0])) for _ in range(3))
     )
@@ -242,6 +246,9 @@ async def test_a_whole_daemon_is_small_and_imports_no_sky(aws_shim: Any, group: 
             daemon.start()
             await asyncio.to_thread(daemon.until_ready)
             assert len({m["token"] for m in aws_shim.machines(POOL)}) == len(aws_shim.machines(POOL)) == 2
+            findings = (await asyncio.to_thread(daemon.doctor))["findings"]
+            assert {row["state"] for row in findings} == {"ok"}, findings
+            assert any("[account=" in row["text"] for row in findings)  # as the stand-in's STS says
             assert daemon.most_memory() < 150e6
             packages = daemon.stop()
         finally:

@@ -45,7 +45,7 @@ class SkyMachines:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tokens: dict[str, tuple[threading.Lock, int]] = {}  # those under way, and how many wait
+        self._names: dict[str, tuple[threading.Lock, int]] = {}  # those under way, and how many wait
         self._configs: dict[str, dict[str, Any]] = {}
         self._wheel = Path.home() / "empty"  # SkyPilot copies its own package from here for every machine
         self._wheel.mkdir(exist_ok=True)
@@ -166,6 +166,11 @@ class SkyMachines:
 
     def _config(self, what: What, *, anew: bool = False) -> dict[str, Any]:
         """What SkyPilot calls a machine and how it speaks to the cloud: {name, provider, auth, node}."""
+        cluster = what["cluster"]
+        with self._alone(f"configuration of {cluster}"):  # a list looks at what is being launched
+            return self._made(what, anew)
+
+    def _made(self, what: What, anew: bool) -> dict[str, Any]:
         cluster = what["cluster"]
         known = self._configs.get(cluster)
         if known is not None and not (anew and "node" not in known):
@@ -299,21 +304,21 @@ class SkyMachines:
         provision.terminate_instances(what["cloud"], config["name"], config["provider"])
 
     @contextmanager
-    def _alone(self, token: str) -> Iterator[None]:
-        """One at a time for a token."""
+    def _alone(self, name: str) -> Iterator[None]:
+        """One at a time for a name, such as a token."""
         with self._lock:
-            lock, waiting = self._tokens.get(token, (threading.Lock(), 0))
-            self._tokens[token] = (lock, waiting + 1)
+            lock, waiting = self._names.get(name, (threading.Lock(), 0))
+            self._names[name] = (lock, waiting + 1)
         try:
             with lock:
                 yield
         finally:
             with self._lock:
-                lock, waiting = self._tokens[token]
+                lock, waiting = self._names[name]
                 if waiting == 1:
-                    del self._tokens[token]
+                    del self._names[name]
                 else:
-                    self._tokens[token] = (lock, waiting - 1)
+                    self._names[name] = (lock, waiting - 1)
 
 
 def _prepared(node: dict[str, Any], what: What) -> None:

@@ -276,6 +276,9 @@ def test_it_is_given_what_says_how_clouds_are_reached_and_nothing_else(tmp_path)
     assert found["AWS_SHARED_CREDENTIALS_FILE"] == "/srv/me/.aws/credentials"
     given = environment(settings, {**ours, "AWS_SHARED_CREDENTIALS_FILE": "/run/credentials/aws"})
     assert given["AWS_SHARED_CREDENTIALS_FILE"] == "/run/credentials/aws"
+    assert (found["AWS_DEFAULT_REGION"], given["AWS_DEFAULT_REGION"]) == ("us-east-1", "us-east-1")
+    own = environment(settings, {**ours, "AWS_DEFAULT_REGION": "eu-west-1"})
+    assert own["AWS_DEFAULT_REGION"] == "eu-west-1"
     assert (found["SKYPILOT_USER_ID"], found["SKYPILOT_DISABLE_USAGE_COLLECTION"]) == ("deadbeef", "1")
 
 

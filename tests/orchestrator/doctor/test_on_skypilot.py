@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,31 @@ ROOT = Path(__file__).parents[3]
 REGIONS = {
     "us-east-1": {"zones": ["us-east-1a"], "network": "sg-0123456789abcdef0", "image": "ami-0123456789"}
 }
+FILE = """
+[daemon]
+state_dir = "{state}"
+poll_instances = "30s"
+call_timeout = "60s"
+[pool.pool]
+replicas = 2
+model = "m"
+[pool.pool.engine]
+kind = "vllm"
+[pool.pool.limits]
+spend_per_hour = "unlimited"
+[pool.pool.patience]
+stale_after = "5m"
+[pool.pool.cloud]
+kind = "skypilot"
+[pool.pool.cloud.skypilot]
+python = "{python}"
+cloud = "aws"
+instance_types = ["g6.xlarge"]
+[pool.pool.cloud.skypilot.regions.us-east-1]
+zones = ["us-east-1a"]
+network = "sg-0123456789abcdef0"
+image = "ami-0123456789"
+"""
 Told = dict[str, list[tuple[State, str, str]]]
 
 
@@ -72,6 +100,20 @@ async def test_all_is_well_and_nothing_is_made_beside_a_daemon(tmp_path: Path, c
     assert "user/played" in worst(told, "credentials")[1]
     assert ("us-east-1 spot", "g6.xlarge $0.300 an hour") in [row[1:] for row in told["catalogue"]]
     assert set(os.listdir(tmp_path)) == {"cloud", "played-python"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("doctor", "--only", "skypilot", "--config"), ("validate", "--prices")])
+def test_what_the_helper_logs_is_no_part_of_an_answer_in_json(
+    tmp_path: Path, cloud: PlayedCloud, words: Sequence[str]
+) -> None:
+    python = played_python(tmp_path, PLAYED_CLOUD=str(tmp_path / "cloud"), PLAYED_VERSION=VERSION)
+    file = tmp_path / "pool.toml"
+    file.write_text(FILE.format(state=tmp_path, python=python))
+    command = [sys.executable, "-m", "orchestrator", *words, str(file), "-o", "json"]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "schema" in json.loads(done.stdout)
 
 
 async def test_an_environment_that_is_none_and_one_of_another_version(
