@@ -67,7 +67,7 @@ class Cloud:
 def longest(*, boot: float, stops: bool, taken: float) -> float:
     """Seconds for which the machine may live at most. `stops`: whether it is stopped and started; `taken`: s
     for which a preemption is waited for, 0 where none is asked for."""
-    return boot + (2 * TURN if stops else 0.0) + (taken + _LATE if taken else 0.0) + ENDING + GONE
+    return boot + (2 * TURN if stops else 0.0) + (taken + TURN if taken else 0.0) + ENDING + GONE
 
 
 class FieldTest:
@@ -254,22 +254,27 @@ class FieldTest:
             text = f"it still runs {age(by.within)} after that"
             self.node.passed(fail(text, "report it with this text", "taken"))
         else:
-            self._tell_end(ended, since)
+            self._tell_end(*ended)
 
-    async def _until_taken(self, since: float, within: float) -> Instance | None:
-        """The machine once it was taken, and the sources have told or had their time; None where it stays."""
-        ended, at = None, 0.0
+    async def _until_taken(self, since: float, within: float) -> tuple[Instance, float] | None:
+        """The machine, and how many seconds after the request it was seen to be taken; None where it stays.
+
+        Returns once the sources have told or had their time, and it is known why it ended: some clouds say
+        that of a machine that is gone, and not while it ends.
+        """
+        ended: Instance | None = None
+        at = 0.0
         while True:
             waited = self._clock.now() - since
-            if ended is None and (ended := await self._ended()) is not None:
-                at = waited
-            silent = (
-                {source.name for source in self._cloud.sources} - self._notices.keys() - self._broken.keys()
-            )
-            if ended is not None and (not silent or waited - at >= _LATE):
-                return ended
-            if ended is None and waited >= within:
-                return None
+            if ended is None or not _settled(ended):
+                at = waited if ended is None else at
+                ended = await self._ended() or ended
+            silent = {s.name for s in self._cloud.sources} - self._notices.keys() - self._broken.keys()
+            if ended is None:
+                if waited >= within:
+                    return None
+            elif (not silent or waited - at >= _LATE) and (_settled(ended) or waited - at >= TURN):
+                return ended, at
             await self._wait("the machine is taken and its notice is heard", waited, within)
 
     async def _ended(self) -> Instance | None:
@@ -303,12 +308,9 @@ class FieldTest:
         elif silent:
             self.node.passed(skipped(f"said nothing: {', '.join(silent)}", subject=told))
 
-    def _tell_end(self, ended: Instance, since: float) -> None:
-        after, why = (
-            short_time(self._clock.now() - since),
-            f" ({ended.ending_why})" if ended.ending_why else "",
-        )
-        text = f"{ended.id} is {ended.state} after {after} at most{why}"
+    def _tell_end(self, ended: Instance, at: float) -> None:
+        why = f" ({ended.ending_why})" if ended.ending_why else ""
+        text = f"{ended.id} was seen to end after {short_time(at)}, and is {ended.state}{why}"
         if ended.state in _STOPPED or ended.ending is Ending.RECLAIM:
             self.node.passed(ok(text, "taken"))
         else:
@@ -388,3 +390,8 @@ class FieldTest:
         if waited // _TOLD > (waited - PAUSE) // _TOLD and waited >= _TOLD:
             self.node.tell(f"waiting until {what}: {age(waited)} of {age(within)} at most")
         await self._clock.sleep(PAUSE)
+
+
+def _settled(ended: Instance) -> bool:
+    """Whether what a list says of an end will not change: that it has ended, or why."""
+    return ended.state is not InstanceState.SHUTTING_DOWN or ended.ending is not Ending.UNKNOWN

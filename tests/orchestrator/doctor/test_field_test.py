@@ -49,7 +49,7 @@ class Cloud(test_trial.Cloud):
             self.faults[call], self.calls[call] = [], 0
         self.ending_looks = 2
         self.sources = []
-        self.preempts, self.ending, self.notice = True, Ending.RECLAIM, True
+        self.preempts, self.ending, self.told_later = True, Ending.RECLAIM, False
         self.doubles, self.doubles_after_the_end, self.hidden = False, "", set()
 
     async def launch(self, request):
@@ -81,7 +81,8 @@ class Cloud(test_trial.Cloud):
                 if self.ending_looks <= 0:
                     stops = one.state is InstanceState.STOPPING
                     state = InstanceState.STOPPED if stops else InstanceState.TERMINATED
-                    self.machines[token], self.ending_looks = replace(one, state=state), 2
+                    ending = self.ending if self.told_later and not stops else one.ending
+                    self.machines[token], self.ending_looks = replace(one, state=state, ending=ending), 2
         return tuple(one for one in listed if one.id not in self.hidden)
 
     async def stop(self, node):
@@ -97,7 +98,9 @@ class Cloud(test_trial.Cloud):
         if self.preempts:
             for source in self.sources:
                 source.tell(machine.id)
-            self._put(machine.id, state=InstanceState.TERMINATED, ending=self.ending, ending_why="reclaimed")
+            over = {"state": InstanceState.TERMINATED, "ending": self.ending, "ending_why": "reclaimed"}
+            ends = {"state": InstanceState.SHUTTING_DOWN, "ending": Ending.UNKNOWN}
+            self._put(machine.id, **(ends if self.told_later else over))
 
     def _put(self, node, **changes):
         for token, one in self.machines.items():
@@ -304,6 +307,22 @@ async def test_an_end_that_is_not_listed_as_a_reclaim_is_told(stand):
     stand.cloud.ending = Ending.FAULT
     await stand.run()
     assert (stand.texts["taken"].state, "fault" in stand.texts["taken"].text) == (State.WARN, True)
+
+
+async def test_why_a_machine_was_taken_is_told_once_it_is_gone(stand):
+    stand.cloud.told_later = True
+    assert await stand.run() == well(*LIFE, *TURN, *TAKEN, *END)
+
+
+async def test_a_machine_that_ends_for_long_is_told_without_a_cause(stand):
+    stand.cloud.told_later, stand.cloud.ending = True, Ending.UNKNOWN
+    stand.cloud.faults["preempt"] = [None]
+    stand.cloud.interrupt = lambda call, _n: (
+        setattr(stand.cloud, "ending_looks", 10_000) if call == "preempt" else None
+    )
+    found = await stand.run()
+    assert ("taken", State.WARN) in found
+    assert stand.clock.now() - 1000.0 < field_test.TURN + field_test.GONE + 120.0
 
 
 async def test_the_agent_is_waited_for_before_the_preemption(stand):
