@@ -33,7 +33,9 @@ _FieldTest = Annotated[
         "write a report to send in.",
     ),
 ]
-_Market = Annotated[Literal["spot", "on-demand"], Parameter(help="The market of --field-test's node.")]
+_Market = Annotated[
+    Literal["spot", "on-demand"] | None, Parameter(help="The market of --field-test's node; else spot.")
+]
 _Yes = Annotated[
     bool,
     Parameter(name=["--yes", "-y"], negative="", help="Do not ask before --fix, --try-node or --field-test."),
@@ -62,7 +64,7 @@ def doctor(
         Parameter(help="Launch one node in this market, follow it until it answers, and end it."),
     ] = None,
     field_test: _FieldTest = None,
-    market: _Market = "spot",
+    market: _Market = None,
     yes: _Yes = False,
     engine: Annotated[
         str | None,
@@ -100,6 +102,8 @@ def doctor(
     clock = SystemClock()
     if pool is not None and not launches:
         raise CommandError("--pool says whose node is launched; leave it out", shared.USAGE)
+    if market is not None and field_test is None:
+        raise CommandError("--market goes with --field-test; --try-node names a market itself", shared.USAGE)
     if (engine is None) != (kind is None):
         raise CommandError("--engine and --kind go together", shared.USAGE)
     if engine is not None and kind is not None:
@@ -107,7 +111,7 @@ def doctor(
     elif try_node is not None:
         rows = _tried(config, try_node, yes, pool)
     elif field_test is not None:
-        rows = _in_the_field(config, field_test, market, yes, pool)
+        rows = _in_the_field(config, field_test, market or "spot", yes, pool)
     else:
         rows = _examined(config, only, fix, yes, clock)
     return _told(rows, clock.now(), output)

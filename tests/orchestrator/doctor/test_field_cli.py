@@ -94,6 +94,11 @@ def test_it_needs_to_know_what_to_launch() -> None:
     assert run("--field-test", "gcp") == 2
 
 
+def test_a_market_without_a_field_test_is_refused(tmp_path: Path, capsys: Any) -> None:
+    assert run("--config", str(file_of(tmp_path)), "--market", "spot") == 2
+    assert "--market goes with --field-test" in capsys.readouterr().err
+
+
 def test_one_test_at_a_time(tmp_path: Path, capsys: Any) -> None:
     notebook = Notebook(tmp_path / "state")
     with notebook.held():
