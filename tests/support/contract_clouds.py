@@ -11,7 +11,7 @@ from typing import Any
 from azure_pool import Adapters
 from azure_pool import place as azure_place
 from azure_stage import SIZE, AzureStandIn
-from contract_world import TAKES, TAKES_OR_MAINTAINS, WARNS, NodeAgents, ToldBy, World
+from contract_world import PATIENCE, TAKES, TAKES_OR_MAINTAINS, WARNS, NodeAgents, ToldBy, World
 from played_sky import PlayedCloud
 from sky_stage import Sky, played_settings, region
 
@@ -201,7 +201,7 @@ class GcpWorld(World):
         made = GcpMachines(instance_types=kinds, engine_port=8000, image="projects/i/global/images/family/f")
         ledger = Tombstones(directory / "gcp.ledger", self.clock)
         self.instances = GcpInstances(
-            self._client(), [place], made, ledger=ledger, clock=self.clock, patience=10.0
+            self._client(), [place], made, ledger=ledger, clock=self.clock, patience=PATIENCE
         )
         self.offerings = GcpOfferings(self._client(), [place], kinds, clock=self.clock)
         source = OperationNotices(
@@ -223,7 +223,8 @@ class GcpWorld(World):
 
     def _client(self) -> GcpClient:
         # The stand-in shares the loop with its client: on a busy machine both are late.
-        return GcpClient("p", NoTokens(), endpoint=self._stand_in.url, connect_timeout=8.0)
+        patient = {"timeout": PATIENCE, "connect_timeout": PATIENCE}
+        return GcpClient("p", NoTokens(), endpoint=self._stand_in.url, **patient)
 
     async def close(self) -> None:
         await self.instances.close()
