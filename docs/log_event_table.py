@@ -38,6 +38,8 @@ WHEN: Final = {
     "call.failed": "A call to the cloud or an engine failed, or its effect is unknown",
     "clients.admitted": "The gateway's call to its own listener succeeds again",
     "clients.locked_out": "The gateway's calls to its own listener fail: clients cannot connect",
+    "cloud.not_connected": "One of several clouds of a pool is not used: its adapters could not be made, for "
+    "want of a package or a file; the others go on",
     "config.applied": "A reload took effect",
     "config.check_failed": "A new configuration made a decision raise; the reload is rejected",
     "config.rejected": "A reload was rejected; the old configuration stays",

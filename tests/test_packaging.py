@@ -42,7 +42,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: set[str]) -> None:
     tops = {name.partition("/")[0] for name in wheel}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(NAMES)
-    assert not [name for name in wheel if "__pycache__" in name or "test" in Path(name).name]
+    assert not [name for name in wheel if {"__pycache__", "tests"} & set(Path(name).parts)]
+    modules = ("test_*.py", "*_test.py", "conftest.py")  # what pytest collects
+    assert not [name for name in wheel if any(map(Path(name).match, modules))]
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel: set[str]) -> None:

@@ -189,7 +189,7 @@ def _tried(config: Path | None, market: str, yes: bool, pool: str | None) -> lis
 def _in_the_field(
     config: Path | None, kind: CloudName, market: str, yes: bool, pool: str | None
 ) -> list[FindingView]:
-    from orchestrator.cli.field_test import field_test
+    from orchestrator.cli.field import field_test
 
     return field_test(config, kind, market, yes, pool)
 

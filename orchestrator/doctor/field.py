@@ -18,7 +18,7 @@ from orchestrator.api.listeners import Listeners, StartError
 from orchestrator.config.load import Config
 from orchestrator.doctor import field_report
 from orchestrator.doctor.field_kinds import FIELD, FieldKind
-from orchestrator.doctor.field_test import Cloud, FieldTest, longest
+from orchestrator.doctor.field_steps import Cloud, FieldTest, longest
 from orchestrator.doctor.findings import fail, ok, warn
 from orchestrator.doctor.short_lived import Passed, Said, ShortLived, surely
 from orchestrator.doctor.try_node import Offer

@@ -14,7 +14,7 @@ from cloud.kinds import CloudName
 from orchestrator import __version__
 from orchestrator.config.load import Config
 from orchestrator.doctor.field_kinds import FieldKind
-from orchestrator.doctor.field_test import NEEDED, FieldTest
+from orchestrator.doctor.field_steps import NEEDED, FieldTest
 from orchestrator.doctor.findings import State
 from orchestrator.doctor.short_lived import Passed
 from orchestrator.redact import HIDDEN, Redactor

@@ -34,7 +34,7 @@ from cloud.clock import SystemClock
 from cloud.kinds import KINDS
 from cloud.node_agent import SCHEMA, node_key, signature
 from orchestrator.config.load import Config, build_config, load_config
-from orchestrator.doctor import field, field_test, short_lived
+from orchestrator.doctor import field, field_steps, short_lived
 from orchestrator.doctor.field_kinds import FIELD
 from orchestrator.doctor.findings import State
 from orchestrator.doctor.try_node import offer
@@ -52,8 +52,8 @@ END = ["ended", "gone", "replayed after the end", "report"]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins are quick, so looks at them are."""
     monkeypatch.setattr(short_lived, "PAUSE", 0.05)
-    monkeypatch.setattr(field_test, "PAUSE", 0.05)
-    monkeypatch.setattr(field_test, "_LATE", 3.0)
+    monkeypatch.setattr(field_steps, "PAUSE", 0.05)
+    monkeypatch.setattr(field_steps, "_LATE", 3.0)
 
 
 class Run:
@@ -256,6 +256,7 @@ def states(account: Any) -> list[str]:
 async def test_aws_with_an_experiment_of_fis(account: Any) -> None:
     account.shim.order("set", experiment_notice=1.0)
     account.settings["poll_spot_requests"] = "0.5s"
+    before = account.client("fis").list_experiment_templates()["experimentTemplates"]
     found = await run_on("aws", load_config(account.config()))
     assert found.steps[:7] == [*well(*LIFE), skipped("stopped"), *well("preempted", "noticed")]
     assert found.steps[-5:] == well("taken", *END)
@@ -263,7 +264,7 @@ async def test_aws_with_an_experiment_of_fis(account: Any) -> None:
     assert heard == {"aws-queue", "aws-spot-requests"}
     assert states(account) == ["terminated"]
     assert account.shim.order("calls").get("RunInstances") == 3  # the launch, and two replays
-    assert account.client("fis").list_experiment_templates()["experimentTemplates"] == []
+    assert account.client("fis").list_experiment_templates()["experimentTemplates"] == before
     assert "123456789012" not in json.dumps(found.report) + found.text
 
 

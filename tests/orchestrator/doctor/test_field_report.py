@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.doctor.field_report import level, masked
-from orchestrator.doctor.field_test import NEEDED
+from orchestrator.doctor.field_steps import NEEDED
 from orchestrator.doctor.findings import fail, ok, skipped, warn
 from orchestrator.doctor.short_lived import Passed
 

@@ -11,8 +11,8 @@ from hand_clock import HandClock
 from cloud.errors import CloudError, Denied, InsufficientCapacity, Misconfigured, Throttled, Uncertain
 from cloud.kinds import Preemption
 from cloud.ports import EngineCommand
-from orchestrator.doctor import field_test
-from orchestrator.doctor.field_test import FieldTest
+from orchestrator.doctor import field_steps
+from orchestrator.doctor.field_steps import FieldTest
 from orchestrator.doctor.findings import State
 from orchestrator.doctor.short_lived import ShortLived
 from orchestrator.wiring.clouds import WIRING
@@ -175,7 +175,7 @@ class Stand:
             "sources": self.cloud.sources,
             "agent": self.agent,
         }
-        return FieldTest(self.node, field_test.Cloud(**{**given, **self.changes}), self.clock, boot=BOOT)
+        return FieldTest(self.node, field_steps.Cloud(**{**given, **self.changes}), self.clock, boot=BOOT)
 
     async def run(self):
         self.tried = self.test()
@@ -322,7 +322,7 @@ async def test_a_machine_that_ends_for_long_is_told_without_a_cause(stand):
     )
     found = await stand.run()
     assert ("taken", State.WARN) in found
-    assert stand.clock.now() - 1000.0 < field_test.TURN + field_test.GONE + 120.0
+    assert stand.clock.now() - 1000.0 < field_steps.TURN + field_steps.GONE + 120.0
 
 
 async def test_the_agent_is_waited_for_before_the_preemption(stand):
@@ -434,7 +434,7 @@ async def test_a_machine_that_stays_in_the_list_is_for_people(stand):
 
 
 async def test_a_call_that_hangs_keeps_no_machine_beyond_its_time(stand, monkeypatch):
-    monkeypatch.setattr(field_test, "longest", lambda **_: 0.05)
+    monkeypatch.setattr(field_steps, "longest", lambda **_: 0.05)
 
     async def hang(_machine):
         await asyncio.Event().wait()
