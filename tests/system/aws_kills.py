@@ -12,8 +12,8 @@ A POINT is written as it is printed, such as reclaim:RunInstances:2:after. Sever
 each with a daemon, an access key and a target group of its own.
 
 How many targets are written in one call depends on the moment, so a run may lack the call that names a point:
-it is played again, and after three such runs counted as missed. Exits with 1 when a point failed, or when
-more than one in ten was missed.
+it is played again, after three such runs at the call before it, and counted as missed where even the first
+call of its kind never came. Exits with 1 when a point failed, or when more than one in ten was missed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -406,8 +406,12 @@ async def campaign(
                         try:
                             await bench.play(point.scenario, point, delays[point])
                         except Missed as missed:
-                            if tries == _TRIES - 1:
+                            if tries == _TRIES - 1 and point.number == 1:
                                 result.missed[point] = str(missed)
+                            elif tries == _TRIES - 1:  # a busy machine did with fewer calls
+                                earlier = replace(point, number=point.number - 1)
+                                delays[earlier] = delays[point]
+                                waiting.append(earlier)
                             continue
                         except Failed as failure:
                             result.failures[point] = str(failure)

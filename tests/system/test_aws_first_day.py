@@ -166,6 +166,11 @@ async def test_a_key_that_only_spot_lacks_buys_no_more_on_demand_than_the_floor(
         assert await alarms(stack) == ["market-paused"]
 
         machines.shim.order("set", key_grants={key: ["on-demand", "spot"]})
+
+        async def none_on_its_way() -> bool:
+            return all(m["state"] in ("running", "terminated") for m in machines.shim.machines("test"))
+
+        await stack.until("what was launched without the grant has ended", none_on_its_way)
         assert (await stack.cli("resume")).code == 0
         pool = await stack.until_pool("the pool is whole", lambda pool: pool["spot_ready"] == 5)
         assert not [p for p in pool["problems"] if "failed" in p]

@@ -366,7 +366,9 @@ def test_ctrl_c_ends_it_and_everything_that_it_started(jobs: str, file: str, tmp
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None
         out = process.stdout.read()  # ends when no process holds it any more
-        assert (process.wait(timeout=60), out) == (130, b"")
+        # a shell says 130 of both: Python ends by the signal where it was caught while a class was made
+        assert process.wait(timeout=60) in (130, -signal.SIGINT)
+        assert out == b""
         deadline = time.monotonic() + 60
         while _alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
