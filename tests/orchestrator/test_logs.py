@@ -21,14 +21,19 @@ from orchestrator.logs import LogWriter, configure_logging
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
+    _remove_writers(root)  # commands that other modules run in this process leave one
     level, handlers = root.level, list(root.handlers)
     yield
-    for handler in [item for item in root.handlers if isinstance(item, LogWriter)]:
-        root.removeHandler(handler)
-        handler.close()
+    _remove_writers(root)
     root.setLevel(level)
     assert root.handlers == handlers
     structlog.reset_defaults()
+
+
+def _remove_writers(root: logging.Logger) -> None:
+    for handler in [item for item in root.handlers if isinstance(item, LogWriter)]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 class Terminal(io.StringIO):

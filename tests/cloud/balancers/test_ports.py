@@ -4,6 +4,7 @@ A server of another test that got such a port answered in the place of a balance
 """
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,14 @@ def test_no_client_and_no_server_is_given_such_a_port():
     assert max(balancer_programs._PORTS) < lowest
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 def test_two_processes_never_have_the_same_port(monkeypatch):
-    first = 10_000 + 3 * (os.getpid() % 3000)  # where no other test looks
+    begin = 10_000 + 3 * (os.getpid() % 3000)  # where no other test looks
+    first = next(port for port in range(begin, begin + 900, 3) if all(map(is_free, range(port, port + 3))))
     monkeypatch.setattr(balancer_programs, "_PORTS", range(first, first + 1))
     assert free_ports(1) == [first]
     child = subprocess.Popen(
