@@ -6,7 +6,6 @@ have taken effect.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -54,18 +53,6 @@ class GcpClient:
     async def change(self, method: str, path: str, body: Body | None = None, **params: str) -> Body:
         """POST or DELETE below the project; gives the operation. Raises CloudError, Uncertain."""
         return await self._call(method, f"{self._compute}/{path}", params, body, Uncertain)
-
-    async def wait(self, zone: str, operation: Body, within: float) -> Body:
-        """The operation once it has ended, or as it is after so many seconds. Raises CloudError."""
-        name, found = operation["name"], operation
-        try:
-            async with asyncio.timeout(within):
-                while found.get("status") != "DONE":
-                    path = f"{self._compute}/zones/{zone}/operations/{name}/wait"
-                    found = await self._call("POST", path, {}, None, CloudError)
-        except TimeoutError:
-            return found
-        return found
 
     async def pages(self, path: str, **params: str) -> AsyncIterator[Body]:
         """Every item of a list, to its end. Raises CloudError, also where only a part can be had."""
