@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import orjson
 
+from cloud.durable import sync_directory
 from cloud.errors import Denied
 from cloud.ports import Clock, LaunchRequest
 from policies.model import Instance, InstanceState, Market, Placement, StandbyKind
@@ -211,7 +212,7 @@ class Tombstones:
                 self._entries, self._names, self._machines = {}, {}, {}
                 self._read_to, self.damaged = 0, 0
                 self._inode = found.st_ino
-                _sync_directory(self._path.parent)
+                sync_directory(self._path.parent)
             if found.st_size == self._read_to:
                 return
             text = os.pread(handle, found.st_size - self._read_to, self._read_to)
@@ -271,7 +272,7 @@ class Tombstones:
         finally:
             os.close(handle)
         os.replace(partial, self._path)
-        _sync_directory(self._path.parent)
+        sync_directory(self._path.parent)
         self._entries, self._names = kept, {entry.name: token for token, entry in kept.items()}
         self._machines = {entry.machine: token for token, entry in kept.items() if entry.machine}
         self._read_to, self._inode, self.damaged = len(text), inode, 0
@@ -316,11 +317,3 @@ def _entry(line: bytes) -> Entry | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,7 +22,7 @@ import orjson
 
 from cloud.balancers.exchange import Exchange, count, generation_in, json_of, read_as_ours
 from cloud.balancers.kept_file import KeptFile, RunBlocking
-from cloud.balancers.targets import sync, write_atomic
+from cloud.durable import sync, write_atomic
 from cloud.errors import Denied, Uncertain
 from cloud.handover import WAIT, newcomers, one_takes_requests
 from cloud.ports import BalancerView, Capabilities, Clock

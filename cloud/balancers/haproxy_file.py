@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloud.balancers.targets import MAX_GENERATION, write_atomic
+from cloud.balancers.targets import MAX_GENERATION
+from cloud.durable import write_atomic
 from cloud.errors import Denied
 
 BEGIN: Final = "# BEGIN spot-orchestrator"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloud.balancers.targets import write_atomic
+from cloud.durable import write_atomic
 from cloud.errors import Denied
 from cloud.ports import digest
 from policies.model import TargetPhase, TargetSpec

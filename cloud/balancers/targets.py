@@ -23,14 +23,10 @@ in the file too.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -58,7 +54,6 @@ MAX_GENERATION = (1 << 62) - 1
 MAX_BYTES = 64 * 1024 * 1024
 """The longest document that is read, pushed or from a file."""
 
-_serial = itertools.count()  # two writers in one process never share a temporary file
 _TOP_KEYS = frozenset({"schema", "generation", "pool", "written_at", "targets"})
 _FIELDS = tuple(field.name for field in fields(TargetSpec))
 _OLD_KEYS = frozenset({"id", "address", "phase", "weight", "drain_deadline"})
@@ -137,45 +132,6 @@ def parse(data: bytes) -> TargetSet:
     except orjson.JSONDecodeError as error:
         raise TargetsError(f"target set is not JSON: {error}") from None
     return _document(body)
-
-
-def write_atomic(path: Path, data: bytes, *, mode: int | None = None, synced: bool = True) -> None:
-    """Replace a file so that a reader sees the old or the new content, also after a power cut.
-
-    Writes a temporary file beside it, syncs, renames, syncs the directory. `mode`: its permissions, where not
-    those of any new file. Not `synced`, it may be empty after a power cut, until `sync`. Blocks on the disk.
-    Raises OSError.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.partial")
-    try:
-        with open(partial, "wb") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            if synced:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-    if synced:
-        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def sync(path: Path) -> None:
-    """Have a file that was replaced survive a power cut. Blocks on the disk. Raises OSError."""
-    _sync(path, os.O_RDONLY)
-    _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    number = os.open(path, flags)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 class _Fault(Exception):

@@ -23,7 +23,8 @@ from typing import Any, Final
 
 import orjson
 
-from cloud.balancers.targets import MAX_BYTES, TargetsError, TargetSet, encode, parse, write_atomic
+from cloud.balancers.targets import MAX_BYTES, TargetsError, TargetSet, encode, parse
+from cloud.durable import write_atomic
 from cloud.errors import Denied
 
 SCHEMA: Final = "targets-file/1"

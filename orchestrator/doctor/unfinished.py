@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
+from cloud.durable import sync_directory, write_atomic
 from cloud.kinds import CloudName
 from cloud.ports import EngineCommand, LaunchRequest
 from policies.model import Market, Placement
@@ -78,22 +79,9 @@ class Notebook:
     def write(self, one: Unfinished) -> None:
         """Have it on disk. Raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".new")
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(one)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
-        self._sync()
+        write_atomic(self.path, json.dumps(asdict(one)).encode())
 
     def forget(self) -> None:
         """It is finished. Raises OSError."""
         self.path.unlink(missing_ok=True)
-        self._sync()
-
-    def _sync(self) -> None:
-        handle = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_directory(self.path.parent)

@@ -11,9 +11,10 @@ from aiohttp import web
 
 from cloud.balancers.gateway import GatewayBalancer, inline
 from cloud.balancers.routes import read_routes
-from cloud.balancers.targets import TargetSet, encode, parse, write_atomic
+from cloud.balancers.targets import TargetSet, encode, parse
 from cloud.balancers.targets_file import read
 from cloud.clock import SystemClock
+from cloud.durable import write_atomic
 from cloud.errors import Denied, Uncertain
 from orchestrator.loop.observer import Pace
 from policies.held import AdapterCount, Held

@@ -18,8 +18,8 @@ from cloud.balancers.targets import (
     encode,
     in_schema,
     parse,
-    write_atomic,
 )
+from cloud.durable import write_atomic
 from policies.held import Held
 from policies.model import TargetPhase, TargetSpec
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud.balancers import targets_file as files
-from cloud.balancers.targets import MAX_BYTES, TargetsError, TargetSet, encode, write_atomic
+from cloud.balancers.targets import MAX_BYTES, TargetsError, TargetSet, encode
+from cloud.durable import write_atomic
 from cloud.errors import Denied
 from policies.model import TargetPhase, TargetSpec
 

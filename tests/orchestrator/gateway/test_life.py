@@ -10,8 +10,8 @@ import stat
 import aiohttp
 import pytest
 
-from cloud.balancers.targets import write_atomic
 from cloud.clock import SystemClock
+from cloud.durable import write_atomic
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import GatewayError, one_pool
 from orchestrator.gateway.handover import Inheritance

@@ -10,8 +10,9 @@ from hand_clock import HandClock
 
 from cloud.balancers import targets_file as files
 from cloud.balancers.gateway import GatewayBalancer
-from cloud.balancers.targets import TargetSet, encode, write_atomic
+from cloud.balancers.targets import TargetSet, encode
 from cloud.clock import SystemClock
+from cloud.durable import write_atomic
 from orchestrator.gateway.adapters import Adapters
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
